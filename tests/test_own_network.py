@@ -183,6 +183,7 @@ class Detector(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_network_with_several_outputs_goes_the_whole_way(
     quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +269,7 @@ def sound():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "takes"), [("Alike", "left:3x48x48,right:3x48x48"), ("sound", "1x4000")], ids=["two images", "sound"]
 )

@@ -239,6 +239,7 @@ sys.exit(main(["prune", *model, *few, table, "--budget", "0.01ms", "--out", out]
 """
 
 
+@pytest.mark.slow
 def test_real_process_loads_only_what_it_needs_and_adds_nothing_to_the_json_nor_to_the_one_line_of_an_error(
     table_file: Path, shipped_table: Path, tmp_path: Path
 ) -> None:

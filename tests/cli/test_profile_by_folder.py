@@ -34,6 +34,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return "profile", "--device", "x86", "--model", "small.py:small", "--input", "3x8x8"
 
 
+@pytest.mark.slow
 def test_from_here_to_the_device_and_back(aap_hw: Callable[..., Any], there: tuple[str, ...]) -> None:
     (Path(".to there.partial") / "of a process that was killed").mkdir(parents=True)
     packed = aap_hw(*there, "--pack", "to there")

@@ -123,6 +123,7 @@ def as_defined(address: Address) -> tirx.PrimFunc:
     return te.create_prim_func([*inputs, output])
 
 
+@pytest.mark.slow
 def test_cpu_kernels_compute_what_is_defined_for_both_back_ends() -> None:
     assert EXAMPLES.keys() == DEFINITIONS.keys()
     functions = [build_kernel(address, target()) for address in ADDRESSES]

@@ -186,6 +186,7 @@ def test_kernels_of_a_network_are_compiled_to_machine_code_and_all_there(branchi
     assert operators - {"reshape"} == {kernel.key.op for kernel in network.kernels}
 
 
+@pytest.mark.slow
 def test_points_of_a_table_are_compiled_for_a_gpu_like_any_other(tmp_path: Path) -> None:
     points = [Address(KernelKey.parse(f"{key} float32 batch=1"), widths) for key, widths in FAMILY_POINTS.items()]
     batch = compile_batch(points, HERE, 2, tmp_path / "batch.so")

@@ -99,6 +99,7 @@ def test_all_outputs_are_those_of_pytorch(packing: type[Pyramid], threads: int, 
     assert_alike(compiled_outputs(model, image, tmp_path / "network.so", threads), expected)
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_detector_is_cut_and_compiled(tmp_path: Path) -> None:
     detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
     model, image = detector.backbone.eval(), torch.randn(1, 3, 96, 96)

@@ -110,6 +110,7 @@ class Everything(nn.Module):
         return torch.cat([each.reshape(1, -1) for each in made], 1)
 
 
+@pytest.mark.slow
 def test_padding_in_a_network_compiles_to_what_pytorch_computes(tmp_path: Path) -> None:
     model, image = randomise(Everything()), torch.randn(2, 3, 5, 7)
     slow = partition(ChannelGraph.trace(model, (image,))).slow_path

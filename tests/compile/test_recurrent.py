@@ -97,6 +97,7 @@ class Sequences(nn.Module):
         return made, states, cells, ends, state + cell, both, joined, next_state, next_cell, of_start
 
 
+@pytest.mark.slow
 def test_networks_of_recurrent_layers_have_no_slow_kernel(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model, sound = Sequences().eval(), torch.randn(2, 20, 6)

@@ -244,6 +244,7 @@ def test_board_is_held_only_while_the_network_runs_there(
     assert result.summary["pruned_ms"] > 0
 
 
+@pytest.mark.slow
 def test_board_that_others_took_meanwhile_is_waited_for_with_a_word(
     deployed: tuple[Path, Deployment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

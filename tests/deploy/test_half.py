@@ -40,6 +40,7 @@ INPUTS = Inputs.of((3, 16, 16))
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+@pytest.mark.slow
 @needs_bfloat16
 def test_a_network_is_deployed_and_its_bundle_agrees_within_what_roundings_explain(
     aap_hw: Callable[..., Any], folder: Path

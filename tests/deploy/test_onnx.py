@@ -172,6 +172,7 @@ def test_onnx_file_computes_what_pytorch_does(finished: Path, tmp_path: Path) ->
     assert result.max_abs_diff <= 1e-4
 
 
+@pytest.mark.slow
 def test_file_in_int8_holds_bytes_and_gives_the_same_classes(
     aap_hw: Callable[..., Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

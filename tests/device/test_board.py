@@ -198,6 +198,7 @@ def test_board_that_dies_or_hangs_is_given_up_in_time(library: Path, how: str) -
         assert not board._process.is_alive()
 
 
+@pytest.mark.slow
 def test_another_version_of_tvm_on_the_board_is_refused_with_the_command_that_installs_this_one(
     tmp_path: Path,
 ) -> None:

@@ -157,6 +157,7 @@ def test_this_machine_is_reached() -> None:
     assert connect(profile).profile == profile
 
 
+@pytest.mark.slow
 def test_connecting_leaves_the_process_free_to_use_every_core() -> None:
     script = (
         "import os; before = os.sched_getaffinity(0)\n"

@@ -165,6 +165,7 @@ def test_point_that_an_interrupted_job_visited_once_is_not_known_yet(tmp_path: P
     sampling.journal.close()
 
 
+@pytest.mark.slow
 def test_same_job_again_finishes_and_measures_only_what_is_missing(
     killed: tuple[Path, bytes, set[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def profile_command(tmp_path: Path) -> list[str]:
     return ["profile", *options]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_measuring_is_one_sentence_and_keeps_the_points(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     with child(COMMAND, profile_command(tmp_path), tmp_path) as command:

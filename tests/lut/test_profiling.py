@@ -365,6 +365,7 @@ class OnTheSlowPath(nn.Module):
         return self.last(self.larger(x.cumprod(3)))  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_kernels_on_the_slow_path_are_measured_like_others_and_in_whole_networks(tmp_path: Path) -> None:
     networks: list[Network] = []
     module = OnTheSlowPath().eval()

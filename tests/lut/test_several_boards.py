@@ -88,6 +88,7 @@ def name_of(server: Server) -> str:
     return f"127.0.0.1:{server.port}"
 
 
+@pytest.mark.slow
 def test_boards_that_die_reboot_and_hang_lose_nothing_that_was_measured(
     tracker: Server, tmp_path: Path, visits: list[Entry]
 ) -> None:
@@ -123,6 +124,7 @@ def test_boards_that_die_reboot_and_hang_lose_nothing_that_was_measured(
     assert any(name_of(second) in line and "it did not answer for 5 s" in line for line in told)
 
 
+@pytest.mark.slow
 def test_without_any_board_the_profile_ends_and_goes_on_later(
     tracker: Server, tmp_path: Path, visits: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:

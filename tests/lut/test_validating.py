@@ -105,6 +105,7 @@ def test_networks_are_scaled_by_those_that_were_measured_before(path: Path, monk
     assert [entry.measured_us for entry in validate(path, 2)] == pytest.approx([dense_us / 2, 1.5 * dense_us])
 
 
+@pytest.mark.slow
 def test_interrupted_validation_keeps_what_was_measured(path: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.measured:

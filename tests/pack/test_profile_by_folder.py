@@ -99,6 +99,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(document))
 
 
+@pytest.mark.slow
 def test_table_that_came_by_folder_is_that_of_a_connection(returned: Path, tmp_path: Path) -> None:
     came = unpack(returned, tmp_path / "came.json")
     assert came.another is None
@@ -147,6 +148,7 @@ def test_boards_and_folders_describe_a_device_alike(returned: Path) -> None:
     assert ReportedDevice.of(results, DEVICE.profile, DEVICE.target).describe() == described
 
 
+@pytest.mark.slow
 def test_program_that_is_killed_goes_on_where_it_ended(packed: Packed, tmp_path: Path) -> None:
     folder = tmp_path / "pack"
     shutil.copytree(packed.folder, folder)

@@ -49,6 +49,7 @@ def job(tracker: Server, quick: None, monkeypatch: pytest.MonkeyPatch) -> Job:
     return Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS, connect_to=where)
 
 
+@pytest.mark.slow
 def test_board_is_free_while_a_run_trains_and_waited_for_when_others_use_it(
     job: Job, tracker: Server, tmp_path: Path
 ) -> None:

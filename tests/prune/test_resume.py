@@ -211,6 +211,7 @@ def test_what_cannot_be_resumed_is_one_sentence(tmp_path: Path) -> None:
     assert resume(run).summary == finished.summary
 
 
+@pytest.mark.slow
 def test_run_of_relative_paths_goes_on_from_any_folder_and_with_another_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +266,7 @@ def test_checkpoints_that_nobody_goes_on_from_are_deleted(tmp_path: Path) -> Non
     assert not left.parent.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_full_disk_is_one_sentence_and_the_last_checkpoint_survives(
     mounted: Callable[[str], Path], tmp_path: Path

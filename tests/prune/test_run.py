@@ -242,6 +242,7 @@ def test_damaged_summary_is_one_sentence(copied: Path) -> None:
         RunFolder(copied).update_summary({"pruned_ms": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_baseline")
 def test_kill_at_any_moment_of_saving_leaves_no_run_or_a_whole_one(tmp_path: Path) -> None:
     moments = 16
