@@ -18,6 +18,8 @@ from torch.fx.node import map_arg
 
 # Operators that give the numbers that they get, in another type or place at most.
 SAME_NUMBERS = frozenset({"_to_copy", "alias", "detach", "to"})
+# Names of the operator that lays tensors side by side.
+JOINS = frozenset({"cat", "concat", "concatenate"})
 # Operators that ask of a tensor for its shape and type alone.
 OF_SHAPE = frozenset({"full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"})
 # Of `where`, the forms with a number; what ``&``, ``|`` and ``^`` call.
@@ -162,6 +164,13 @@ def add_call(before: Node, like: Node, function: Callable[..., Any], *args: Any,
     node.meta = dict(like.meta)
     calculate(node)
     return node
+
+
+def replace_call(node: Node, value: Node) -> None:
+    """Put a value in place of a call, under its name, by which the program's outputs and scales of quantised values go."""
+    node.replace_all_uses_with(value)
+    node.graph.erase_node(node)
+    value.name = node.name
 
 
 def calculate(node: Node) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, add_call, is_static, shape_of
+from aap_hw.graph.program.call import Call, add_call, is_static, replace_call, shape_of
 
 _ATEN = torch.ops.aten
 _REST = "..."
@@ -36,9 +36,7 @@ def spell_out_einsums(program: ExportedProgram) -> None:
             kept = made if place == len(tensors) else "".join(x for x in dict.fromkeys(letters + word) if x in needed)
             left = _product(node, (left, right), (letters, word), kept)
             letters = kept
-        node.replace_all_uses_with(left)
-        program.graph.erase_node(node)
-        left.name = node.name  # by which the program's outputs and scales of quantised values know it
+        replace_call(node, left)
     if nodes:
         program.graph.lint()
         program.graph_module.recompile()

@@ -10,7 +10,7 @@ import operator
 import torch
 from torch.export import ExportedProgram
 
-from aap_hw.graph.program.call import add_call
+from aap_hw.graph.program.call import add_call, replace_call
 
 _ATEN = torch.ops.aten
 
@@ -25,8 +25,6 @@ def spell_out_gates(program: ExportedProgram) -> None:
         halves = add_call(node, node, _ATEN.chunk.default, source, 2, dim)
         value, gate = (add_call(node, node, operator.getitem, halves, place) for place in range(2))
         product = add_call(node, node, _ATEN.mul.Tensor, value, add_call(node, node, _ATEN.sigmoid.default, gate))
-        node.replace_all_uses_with(product)
-        program.graph.erase_node(node)
-        product.name = node.name  # by which the program's outputs and scales of quantised values know it
+        replace_call(node, product)
     program.graph.lint()
     program.graph_module.recompile()

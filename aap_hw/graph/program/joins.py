@@ -8,9 +8,8 @@ from __future__ import annotations
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.call import JOINS, Call, shape_of
 
-_JOINS = frozenset({"cat", "concat", "concatenate"})
 _APART = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_split_with_sizes"})
 
 
@@ -38,7 +37,7 @@ def leave_out_joins(program: ExportedProgram) -> None:
 def _is_of_parameters(apart: Call, parameters: dict[str, str]) -> bool:
     """Whether an operator takes parameters apart just as they were joined."""
     source = apart.first
-    if source.op != "call_function" or Call(source).name not in _JOINS:
+    if source.op != "call_function" or Call(source).name not in JOINS:
         return False
     join: list[Node] = list(Call(source)["tensors"])
     values = apart.node.meta["val"]

@@ -12,7 +12,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, add_call, shape_of
+from aap_hw.graph.program.call import Call, add_call, replace_call, shape_of
 
 _ATEN = torch.ops.aten
 
@@ -31,9 +31,7 @@ def spell_out_unpooling(program: ExportedProgram) -> None:
         own = add_call(node, node, _ATEN.view.default, numbers, [height, width])
         is_there = add_call(node, node, _ATEN.eq.Tensor, found, own)
         unpooled = add_call(node, node, _ATEN.where.ScalarOther, is_there, wide, 0.0)
-        node.replace_all_uses_with(unpooled)
-        program.graph.erase_node(node)
-        unpooled.name = node.name  # by which the program's outputs and scales of quantised values know it
+        replace_call(node, unpooled)
     if replaced:
         program.graph.lint()
         program.graph_module.recompile()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, is_empty, is_static, is_tensor, shape_of
+from aap_hw.graph.program.call import JOINS, Call, is_empty, is_static, is_tensor, shape_of
 from aap_hw.graph.program.kept import Kept
 from aap_hw.graph.program.source import explain, op_name, own_frames
 from aap_hw.graph.walk.absorbing import Rows
@@ -29,8 +29,6 @@ from aap_hw.graph.walk.rules.filled import FILLED
 from aap_hw.graph.walk.rules.pointwise import SCALARS, passes_number, pointwise
 from aap_hw.graph.walk.tables import axes_met, fills_of, tables_late
 
-# Of nothing at all, too: some encoders stand in for a missing map with one of no channels.
-_JOINS = frozenset({"cat", "concat", "concatenate"})
 # Notes about the nodes of one program, which do not outlast it; those about parameters and their atoms do.
 _OF_ONE_PROGRAM = [
     "labels",
@@ -237,7 +235,8 @@ class Labelling(Parameters):
         if is_empty(node):  # as long as that is right, which a trial tells, none of the channels is in it
             self.doubt(call)
             return Labels.none(len(call.out_shape))
-        joined = [each for each in node.all_input_nodes if not (call.name in _JOINS and is_empty(each))]
+        # Some encoders stand in for a missing map with one of no channels.
+        joined = [each for each in node.all_input_nodes if not (call.name in JOINS and is_empty(each))]
         if not is_static(node) or not all(map(is_static, joined)):
             return self.not_understood(call)
         if node in self._matrices and (matrix := self.matrix(node)) is not None:

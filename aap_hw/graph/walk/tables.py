@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.fx import Node
 
-from aap_hw.graph.program.call import SAME_NUMBERS, Call, is_static, is_tensor, shape_of
+from aap_hw.graph.program.call import JOINS, SAME_NUMBERS, Call, is_static, is_tensor, shape_of
 from aap_hw.graph.walk.absorbing import MOVES
 from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules import RULES, Result
@@ -25,7 +25,7 @@ from aap_hw.graph.walk.rules.pointwise import pointwise
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
-_JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
+_JOINS = JOINS | {"stack"}
 _SAME = SAME_NUMBERS | {"dropout", "full_like", "ones_like", "zeros_like"}
 _RESIZED = frozenset({"upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d"})
 _PASSES = MOVES | _JOINS | _RESIZED | _SAME | {"adjoint", "expand", "numpy_T", "repeat"}
