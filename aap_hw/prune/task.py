@@ -120,7 +120,7 @@ class PruneSettings:
             ),
             (
                 self.precision in (INT8, *MIXTURES) or not self.qat,
-                "qat trains with the roundings of int8; add --precision int8",
+                "qat trains with the roundings of int8; add --precision int8 or mixed",
             ),
             (
                 self.precision not in MIXTURES or self.allocator == "exact",

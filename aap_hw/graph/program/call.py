@@ -167,7 +167,7 @@ def add_call(before: Node, like: Node, function: Callable[..., Any], *args: Any,
 
 
 def replace_call(node: Node, value: Node) -> None:
-    """Put a value in place of a call, under its name, by which the program's outputs and scales of quantised values go."""
+    """Put a value in place of a call, under its name: outputs and scales of quantised values go by names."""
     node.replace_all_uses_with(value)
     node.graph.erase_node(node)
     value.name = node.name
