@@ -9,7 +9,9 @@ from aap_hw.compile.front.network import Network
 from aap_hw.compile.front.precision import layer_of
 from aap_hw.compile.keys.precision import FP32
 from aap_hw.errors import UserError, closest
+from aap_hw.graph import ChannelGraph
 from aap_hw.graph.groups.groups import names_heads
+from aap_hw.lut.enumeration import group_candidates
 from aap_hw.lut.table import LatencyTable, MissingKernelError, NetworkName
 
 
@@ -45,6 +47,24 @@ def require_kernels(
             f"it lacks {len(missing)} of {len(needed)} kernels, the first is {first}; {advice} with "
             f"'{profile_command(table, name, heads=heads, floats=floats)}' (and --out unless it is in lut/)"
         )
+
+
+def of_one_width(network: Network, graph: ChannelGraph, table: LatencyTable, name: NetworkName) -> dict[str, str]:
+    """Groups that could be cut and of which a table of the network knows one width, each with a sentence that says so.
+
+    An earlier version of aap-hw, which could not cut them, has measured it.
+    """
+    if name not in table.networks:
+        return {}
+    how, found = table.measurement, dict[str, str]()
+    for group, widths in group_candidates(graph, how["granularity"], how["at_most"]).items():
+        if len(widths) > 1 and not all(
+            table.covers(kernel.at({**network.dense, group: widths[0]}))
+            for kernel in network.kernels
+            if group in kernel.groups
+        ):
+            found[group] = f"has one width in the table; '{profile_command(table, name)}' measures others"
+    return found
 
 
 def _state(name: NetworkName, table: LatencyTable, heads: bool, floats: Collection[str]) -> str:

@@ -108,8 +108,11 @@ def _costs_of_form(
     form: Form, widths: Mapping[str, Sequence[int]], choices: Sequence[Labels], cost: CostOfKernel
 ) -> list[KernelCost]:
     kernels = {at: kernel for at, kernel in form.kernels.items() if kernel is not None}
-    by_widths = {at: cost_parts(kernel, widths, cost) for at, kernel in kernels.items()}
-    return costs_by_labels(form.domains, by_widths, choices, next(iter(kernels.values())).described)
+    any_of_them = next(iter(kernels.values()))
+    known = {choice.domain for choice in choices if choice.name in any_of_them.groups}
+    exactly = 2 - len(set(form.domains) - known)  # another domain's precision is a choice
+    by_widths = {at: cost_parts(kernel, widths, cost, exactly=exactly) for at, kernel in kernels.items()}
+    return costs_by_labels(form.domains, by_widths, choices, any_of_them.described)
 
 
 def _table(axes: Sequence[Labels], wide: int, block: Callable[[Sequence[str]], FloatArray | None]) -> KernelCost:

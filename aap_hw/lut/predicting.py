@@ -12,11 +12,11 @@ import numpy as np
 from aap_hw.compile.families.slow import is_slow
 from aap_hw.compile.front.network import Kernel, Network
 from aap_hw.compile.keys.key import KernelKey
-from aap_hw.errors import UserError
 from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import distinct_widths
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import KernelCost
+from aap_hw.policy.problem import FloatArray
 
 CostOfKernel = Callable[[Kernel, Mapping[str, int]], float]
 
@@ -77,62 +77,74 @@ def latency_costs(network: Network, candidates: Mapping[str, Sequence[int]], tab
 def kernel_costs(network: Network, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:
     """What each kernel costs, in any unit, by its groups' candidate widths; 0 where a width of 0 removes it.
 
-    A kernel that reads many groups side by side becomes one cost for each of them, which together are at least its own:
-    exactly that where it grows by the same amount with every channel, as multiply-accumulates do.
+    A kernel that reads or makes many groups side by side becomes one cost for each of them, which together are at least
+    its own: exactly that where it grows by the same amount with every channel, as multiply-accumulates do.
     """
     return [part for kernel in network.kernels for part in cost_parts(kernel, candidates, cost)]
 
 
-def cost_parts(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> list[KernelCost]:
-    """The costs of one kernel, as of `kernel_costs`; how many, and of which groups, follows from its widths alone."""
+def cost_parts(
+    kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel, *, exactly: int = 2
+) -> list[KernelCost]:
+    """The costs of one kernel, as of `kernel_costs`; how many, and of which groups, follows from its widths alone.
+
+    If they depend on more groups than ``exactly``, groups that add up to a width have a cost each.
+    """
 
     def of_present(kernel: Kernel, widths: Mapping[str, int]) -> float:
         return 0.0 if kernel.is_removed(widths) else cost(kernel, widths)
 
-    return list(_costs(kernel, candidates, of_present))
-
-
-def _costs(kernel: Kernel, candidates: Mapping[str, Sequence[int]], cost: CostOfKernel) -> Iterator[KernelCost]:
     # A group with one candidate is a constant; only free groups make a dimension.
     names = kernel.groups
     free = tuple(name for name in names if len(candidates[name]) > 1)
-    if len(free) > 2:
-        yield from _costs_of_sum(kernel, free, candidates, cost)
-        return
-    costs = [
-        cost(kernel, dict(zip(names, widths, strict=True))) for widths in product(*(candidates[name] for name in names))
-    ]
-    yield KernelCost(free, np.reshape(costs, [len(candidates[name]) for name in free]))
+    if len(free) > exactly:
+        return list(_costs_of_sum(kernel, free, candidates, of_present))
+    plans = [dict(zip(names, widths, strict=True)) for widths in product(*(candidates[name] for name in names))]
+    costs = [of_present(kernel, widths) for widths in plans]
+    return [KernelCost(free, np.reshape(costs, [len(candidates[name]) for name in free]))]
 
 
 def _costs_of_sum(
     kernel: Kernel, free: Sequence[str], candidates: Mapping[str, Sequence[int]], cost: CostOfKernel
 ) -> Iterator[KernelCost]:
-    """Costs of a kernel by the sum of many groups: for each output width a straight line that no sum costs more than.
+    """Costs of a kernel by a sum of groups: for each width of the other side a line that no sum costs more than.
 
-    Its slope is that from the smallest sum to the largest, and it lies as low as that allows.
+    If the other side is a sum, too, where these lines begin and how they rise follow straight lines themselves.
     """
-    read = [(name, times) for name, times in kernel.width_in.terms if name in free]
-    written = [name for name in free if name not in dict(read)]
-    if len(written) > 1:
-        raise UserError(
-            f"the widths of kernel '{kernel.name}' cannot be planned: it writes {len(written)} groups of channels and "
-            "reads others; freeze all but one of them"
-        )
+    summed, others = kernel.sides(free)
+    more = {
+        name: times * (np.array(candidates[name]) - candidates[name][0]) for name, times in {**summed, **others}.items()
+    }
     fixed = {name: candidates[name][0] for name in kernel.groups if name not in free}
-    sums = distinct_widths(kernel, [name for name, _ in read], candidates)
-    at_least, slopes = [], []
-    for width in candidates[written[0]] if written else [None]:
-        others = fixed if width is None else {**fixed, written[0]: width}
-        wide = np.array([kernel.width_in.at({**fixed, **widths}) for widths in sums])
-        costs = np.array([cost(kernel, {**others, **widths}) for widths in sums])
-        first, last = int(wide.argmin()), int(wide.argmax())
-        slope = max(0.0, float(costs[last] - costs[first]) / float(wide[last] - wide[first]))
-        slopes.append(slope)
-        at_least.append(float((costs - slope * (wide - wide[first])).max()))
-    yield KernelCost(tuple(written), np.reshape(at_least, [len(slopes)] * len(written)))
-    for name, times in read:
-        more = times * (np.array(candidates[name]) - candidates[name][0])
-        yield KernelCost(
-            (name, *written), np.reshape(np.outer(more, slopes), [len(more), *[len(slopes)] * len(written)])
-        )
+
+    def added(side: Mapping[str, int], widths: Mapping[str, int]) -> int:
+        return sum(times * (widths[name] - candidates[name][0]) for name, times in side.items())
+
+    sums = distinct_widths(kernel, list(summed), candidates)
+    wide = [added(summed, widths) for widths in sums]
+    one = tuple(others) if len(others) == 1 else ()
+    rows = (
+        [{one[0]: width} for width in candidates[one[0]]] if one else distinct_widths(kernel, list(others), candidates)
+    )
+    lines = [_line_above(wide, [cost(kernel, {**fixed, **row, **widths}) for widths in sums]) for row in rows]
+    lowest, slopes = (np.array(each) for each in zip(*lines, strict=True))
+    if len(others) < 2:
+        yield KernelCost(one, lowest.reshape([len(rows)] * len(one)))
+        for name in summed:
+            slope = np.outer(more[name], slopes)
+            yield KernelCost((name, *one), slope if one else slope[:, 0])
+        return
+    height = [added(others, row) for row in rows]
+    (start, rise), (slope, twist) = _line_above(height, lowest), _line_above(height, slopes)
+    yield KernelCost((), np.array(start))
+    yield from (KernelCost((name,), rise * more[name]) for name in others)
+    yield from (KernelCost((name,), slope * more[name]) for name in summed)
+    yield from (KernelCost((a, b), twist * np.outer(more[a], more[b])) for a in summed for b in others)
+
+
+def _line_above(at: Sequence[int], values: Sequence[float] | FloatArray) -> tuple[float, float]:
+    """Value at 0 and slope of the lowest line above points that rises as much as from the first to the last of them."""
+    x, y = np.array(at), np.array(values)
+    first, last = x.argmin(), x.argmax()
+    slope = max(0.0, float(y[last] - y[first]) / max(1, x[last] - x[first]))
+    return float((y - slope * x).max()), slope

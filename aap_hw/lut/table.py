@@ -150,6 +150,11 @@ class LatencyTable:
         """What was measured at exactly this address, if anything was."""
         return self.points.get(address.key, {}).get(address.widths)
 
+    def covers(self, address: Address) -> bool:
+        """Whether there is a latency for an address, measured there or between others."""
+        measured = {widths: point.latency_us for widths, point in self.points.get(address.key, {}).items()}
+        return bool(measured) and _interpolate(measured, address.widths) is not None
+
     def latency(self, address: Address, precision: NetworkPrecision | None = None) -> Latency:
         """Latency of a kernel on its own, interpolated between measured widths where need be.
 

@@ -37,7 +37,7 @@ from aap_hw.graph.groups.blocks import Block
 from aap_hw.graph.selection import require_free_group, require_whole_heads, select
 from aap_hw.lut.calibrating import ALONE, Slowdown
 from aap_hw.lut.enumeration import group_candidates
-from aap_hw.lut.lacking import require_kernels
+from aap_hw.lut.lacking import of_one_width, require_kernels
 from aap_hw.lut.predicting import kernel_latencies
 from aap_hw.lut.provenance import require_accepted
 from aap_hw.lut.table import LatencyTable, NetworkName
@@ -127,17 +127,20 @@ def baseline(
     heads = settings.attention_cuts == "heads"
     graph = ChannelGraph.trace(module, task.origin.inputs.zeros(), task.origin.inputs.names, heads=heads)
     require_whole_heads(graph, task.origin.model)
-    # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     precision = settings.precision
     half = _half_of(precision, task)
     mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
     network = mixed.floating if mixed is not None else partition(graph, precision, half=half)
     traced = graph
+    name, all_kernels = NetworkName(task.origin.model, task.origin.inputs, precision), network
+    if mixed is not None:
+        all_kernels = mixed.everything
+    # Before the user's choice, as the table's kernels are those of all groups that can be cut.
+    require_kernels(all_kernels, name, task.table, heads=heads)
     graph = graph.frozen(network.fixed)
+    graph = graph.frozen(of_one_width(all_kernels, graph, task.table, name))
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     require_free_group(graph, task.origin.model)
-    name = NetworkName(task.origin.model, task.origin.inputs, precision)
-    require_kernels(network if mixed is None else mixed.everything, name, task.table, heads=heads)
     check_cutting(graph, module, task.few_samples)
     journal = journal or Journal()
     in_float32: Mapping[str, Any] | None = None

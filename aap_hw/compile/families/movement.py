@@ -18,6 +18,12 @@ def slice_start(address: Address) -> int:
     return int(side) * address.width_out
 
 
+def padding_start(address: Address) -> int:
+    """How many channels of zeros lie before an image's own, which are the first, the last, or those in the middle."""
+    new = address.width_out - address.width_in
+    return {"first": 0, "last": new, "middle": new // 2}[address.key.attribute("side")]
+
+
 def even_split(channels: int, parts: int) -> list[int]:
     """Channels split into nearly equal parts, as a latency table measures a concatenation."""
     return [channels * (i + 1) // parts - channels * i // parts for i in range(parts)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aap_hw.compile.families import (
@@ -110,6 +110,16 @@ class Kernel:
         """Names of the channel groups that its latency depends on, in order."""
         named = [name for width in self.widths for name, _ in width.terms]
         return tuple(dict.fromkeys([*named, self.branch.group] if self.branch else named))
+
+    def sides(self, free: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """Of some groups, those that add up to what it reads, and the others; how often each counts in such a width.
+
+        Where others are several and only one is read, it is the other way round: they add up to what is made.
+        """
+        made = dict(self.width_out.terms)
+        read = {name: times for name, times in self.width_in.terms if name in free}
+        others = {name: made.get(name, 0) for name in self.groups if name in free and name not in read}
+        return (others, read) if len(read) < 2 <= len(others) else (read, others)
 
     def multiply_accumulates(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulate operations under a width plan."""

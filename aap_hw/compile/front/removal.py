@@ -149,7 +149,8 @@ def _marked(network: Network, gone: _Gone, free: Collection[str]) -> Network:
             if not kernel.is_removed(widths):
                 group = next((name for name in kernel.groups if name in block.groups), block.name)
                 kernel = replace(kernel, branch=Branch(group, is_last=kernel.name == gone.last))
-            if len(set(kernel.groups) & set(free)) > 2:
+            summed, others = kernel.sides(free)
+            if len(summed) + len(others) > 2 and (len(others) > 1 or summed.keys() & set(block.groups)):
                 raise UserError(f"the kernel '{kernel.name}' depends on more than two groups of channels")
         elif kernel.is_removed(widths) and kernel.branch is None:
             raise UserError(f"the kernel '{kernel.name}' has no channels without it")

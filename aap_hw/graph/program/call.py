@@ -50,6 +50,13 @@ def is_empty(node: Node) -> bool:
     return is_tensor(node) and all(type(size) is int for size in shape_of(node)) and 0 in shape_of(node)
 
 
+def added_by_padding(call: Call) -> list[tuple[int, int]]:
+    """How many positions ``pad`` puts before and behind each axis of what it gets; negative ones are taken away."""
+    given = call["pad"]
+    pairs = list(zip(given[::2], given[1::2], strict=True))
+    return [*[(0, 0)] * (len(shape_of(call.first)) - len(pairs)), *pairs[::-1]]
+
+
 def storage_of(value: torch.Tensor) -> int:
     """A number for the memory that a tensor lives in. Those of a program are fake, and have no address."""
     return int(value.untyped_storage()._cdata)

@@ -12,6 +12,8 @@ j of each goes with column j, then.
 
 Slices may take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of every
 share goes together. Those of a split may be of several lengths: ``x.split([self.width, 2 * self.width], 1)``.
+
+Padding may put half of the new channels on each side: ``F.pad(x, (0, 0, 0, 0, self.new // 2, self.new // 2))``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, is_inside, path_of
-from aap_hw.graph.trial.surprises import SPLITS
+from aap_hw.graph.trial.surprises import PADS, SPLITS
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
@@ -33,6 +35,7 @@ _LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _COUNTED = "is reshaped to lengths that are counted on other channels"
 _EQUAL = "is reshaped to a length that other channels have, too"
 _SHARED = "is taken apart at shares of its length"
+_PADDED = "meets extra channels, in a number that the model's code fixes"
 
 
 def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequence[Node]) -> bool:
@@ -91,6 +94,29 @@ def tie_equal_parts(labelling: Labelling, pieces: Sequence[Node]) -> bool:
             parts = ids.reshape(-1, share)
             labelling.ties.tie(parts, parts[:1], explain(_SHARED, literal.node))
             found = True
+    return found
+
+
+def tie_both_sides(labelling: Labelling, pads: Sequence[Node]) -> bool:
+    """Tie the channels that padding adds before others to those behind, if they are as many; whether any are."""
+    found = False
+    for literal in labelling.literals:
+        if literal.node in pads and Call(literal.node).name in PADS and len(literal.counts) > 1:
+            (before, first), (behind, last) = literal.counts
+            if before == behind:
+                labelling.ties.tie(first, last, explain(_PADDED, literal.node))
+                found = True
+    return found
+
+
+def keep_padding(labelling: Labelling, pads: Sequence[Node]) -> bool:
+    """Freeze only the channels that padding adds, not those between; whether there are any."""
+    found = False
+    for literal in labelling.literals:
+        if literal.node in pads and Call(literal.node).name in PADS:
+            for _, ids in literal.counts:
+                labelling.ties.freeze(ids, explain(_PADDED, literal.node))
+                found = True
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from aap_hw.graph.cut import surgery
 from aap_hw.graph.cut.scaling import Rescaling, Setting
 from aap_hw.graph.groups.groups import Grouping
 from aap_hw.graph.groups.widths import width_along, width_of_ids
-from aap_hw.graph.program.call import Call
+from aap_hw.graph.program.call import Call, added_by_padding, shape_of
 from aap_hw.graph.program.source import own_frames
 from aap_hw.graph.trial.roots import Root
 from aap_hw.graph.walk.computed import computed_weights
@@ -37,6 +38,7 @@ RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "unflatten"})
 NEW = FILLED | {"empty", "new_empty"}
 NORMS = frozenset({"group_norm", "layer_norm", "rms_norm"})
 LAYERS = NORMS.union(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
+PADS = frozenset({"pad", "constant_pad_nd"})
 POOLS = frozenset(f"adaptive_avg_pool{n}d" for n in (1, 2, 3))
 _LENGTHS = SPLITS | RESHAPES | NEW | LAYERS | POOLS | {"repeat", "tile"}
 # Export leaves it out where a tensor lies as it should, as one does whose channels are down to one.
@@ -129,7 +131,7 @@ class Trials:
                 old.target == new.target
                 and _predicted(labelling, grouping, old, widths) == _shapes(new)
                 and _numbers(old) == _numbers(new)
-                and (old not in literals or _slice_follows(literals[old], new, grouping, widths))
+                and _places_follow(old, new, literals.get(old), grouping, widths)
                 and self._keeps_the_same(old, new, trial, removed)
             )
             if not is_as_predicted:
@@ -186,13 +188,24 @@ def _raised_at(error: BaseException, nodes: Sequence[Node]) -> list[Node]:
     return []
 
 
-def _slice_follows(literal: Literal, new: Node, grouping: Grouping, widths: dict[str, int]) -> bool:
-    """Whether a slice begins and ends where predicted; of splits the lengths of the pieces tell."""
-    if Call(new).name != "slice":
+def _places_follow(old: Node, new: Node, literal: Literal | None, grouping: Grouping, widths: dict[str, int]) -> bool:
+    """Whether a slice begins and ends, and padding lies, where predicted; of splits the lengths of the pieces tell."""
+    name = Call(new).name
+    if name not in PADS and (literal is None or name != "slice"):
         return True
-    size = new.args[0].meta["val"].shape[Call(new)["dim"]]  # type: ignore[union-attr]
-    numbers = [number for number, _ in bounds(Call(new), torch.arange(size).numpy())]
-    return numbers == [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
+    expected = (
+        _places(old) if literal is None else [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
+    )
+    return _places(new) == expected
+
+
+def _places(node: Node) -> list[int]:
+    """The numbers by which a slice or padding says where its channels are."""
+    call = Call(node)
+    if call.name in PADS:
+        return [amount for sides in added_by_padding(call) for amount in sides if amount]
+    size = shape_of(call.first)[call["dim"]]
+    return [number for number, _ in bounds(call, torch.arange(size).numpy())]
 
 
 def calls(program: ExportedProgram) -> list[Node]:
@@ -204,9 +217,13 @@ def calls(program: ExportedProgram) -> list[Node]:
 def _numbers(node: Node) -> list[str]:
     """All the arguments of a node that are neither tensors nor types, nor lengths; as text, as NaN equals nothing."""
     call, found = Call(node), list[str]()
-    arguments = (
-        call["fill_value"] if call.name in NUMBERED else () if call.name in _LENGTHS else (node.args, node.kwargs)
-    )
+    arguments: Any = (node.args, node.kwargs)
+    if call.name in NUMBERED:
+        arguments = call["fill_value"]
+    elif call.name in PADS:
+        arguments = (call.get("mode"), call["value"])
+    elif call.name in _LENGTHS:
+        arguments = ()
     torch.fx.node.map_aggregate(
         arguments, lambda value: found.append(repr(value)) if isinstance(value, (int, float, str)) else None
     )

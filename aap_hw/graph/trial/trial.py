@@ -23,7 +23,14 @@ from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
 from aap_hw.graph.trial.checks import checked_counts
-from aap_hw.graph.trial.counted import tie_equal_lengths, tie_equal_parts, tie_pieces_to_columns, tie_to_what_is_read
+from aap_hw.graph.trial.counted import (
+    keep_padding,
+    tie_both_sides,
+    tie_equal_lengths,
+    tie_equal_parts,
+    tie_pieces_to_columns,
+    tie_to_what_is_read,
+)
 from aap_hw.graph.trial.culprits import freeze_culprit
 from aap_hw.graph.trial.literals import (
     Attribute,
@@ -105,6 +112,8 @@ def _tried_when_tied(
         lambda: tie_equal_lengths(labelling, blamed),
         lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_pieces_to_columns(labelling, blamed),
         lambda: tie_equal_parts(labelling, blamed),
+        lambda: tie_both_sides(labelling, blamed),
+        lambda: keep_padding(labelling, blamed),
     )
     for is_tied in ways:
         if is_tied():

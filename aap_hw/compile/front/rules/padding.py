@@ -19,7 +19,7 @@ from aap_hw.compile.front.rules.pooling import three, two
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.call import Call, added_by_padding, shape_of
 
 if TYPE_CHECKING:
     from aap_hw.compile.front.making import Partition
@@ -115,16 +115,13 @@ def pad(partition: Partition, node: Node) -> None:
     """Zero channels before and behind those of an image, or any padding around it."""
     call = Call(node)
     image, rank = call.first, len(shape_of(call.first))
-    pairs = list(zip(call["pad"][::2], call["pad"][1::2], strict=True))
-    amounts: list[Sides] = [*[(0, 0)] * (rank - len(pairs)), *pairs[::-1]]  # axis by axis
+    amounts = added_by_padding(call)
     how = Padding(call.get("mode", "constant"), float(call.get("value") or 0))
     is_float = image.meta["val"].dtype == torch.float32
     if min(map(min, amounts)) < 0 or amounts[0] != (0, 0) or how.mode not in PADDING_MODES or not is_float or rank < 2:
         raise partition.refused("this padding has no kernel yet", node)
     if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and how == Padding():
-        before, behind = amounts[1]
-        inputs = [partition.placement.value_of(image, node)]
-        partition.emit(node, "pad_channels", image, inputs, before=before, after=behind)
+        _pad_channels(partition, node, *amounts[1])
         return
     is_image = partition.placement.is_image(image)
     feeds = any(Call(user).name.startswith("conv") for user in node.users)
@@ -136,6 +133,21 @@ def pad(partition: Partition, node: Node) -> None:
     value = (partition.placement.value_in_order if rows else partition.placement.value_of)(image, node)
     sides = tuple(amounts[1:-1] if rows else amounts[2:])
     partition.placement.defer(node, Padded(image, value, sides, how, rows), is_image=not rows)
+
+
+def _pad_channels(partition: Partition, node: Node, before: int, behind: int) -> None:
+    """Zero channels around those of an image: behind them and then before them, unless they are as many in any plan."""
+    image, graph = Call(node).first, partition.graph
+    shape, value = shape_of(image), partition.placement.value_of(image, node)
+    width, rest = graph.width_of(image.name), graph.width_of(node.name, 1, slice(before, None))
+    if not before or not behind:
+        partition.emit(node, "pad_channels", image, [value], side="last" if before else "first")
+    elif graph.width_of(node.name, 1, slice(before)) == graph.width_of(node.name, 1, slice(-behind, None)):
+        partition.emit(node, "pad_channels", image, [value], side="middle")
+    else:
+        key = KernelKey.make("pad_channels", shape[2:], shape[0], side="first")
+        value = partition.add_inner(Kernel(f"{node.name}_behind", key, (value,), (width, rest)))
+        partition.emit(node, "pad_channels", image, [value], width_in=rest, side="last")
 
 
 def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how: Padding) -> bool:

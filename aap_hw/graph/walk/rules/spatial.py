@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aap_hw.graph.program.call import Call, shape_of
+import numpy as np
+
+from aap_hw.graph.program.call import Call, added_by_padding, shape_of
+from aap_hw.graph.walk.labels import Labels
 from aap_hw.graph.walk.rules.pointwise import merge
 from aap_hw.graph.walk.rules.registry import Result, rule
 
@@ -84,15 +87,23 @@ def _is_one_place(call: Call, axis: int, axes: int) -> bool:
 
 @rule("pad", "constant_pad_nd")
 def pad(state: Labelling, call: Call) -> Result:
-    """Padding a channel axis adds channels that no filter makes, in a number that the code fixes."""
+    """Padding a channel axis adds channels that no filter makes, before and behind those that are there.
+
+    They meet others that layers make, as in the shortcuts of small ResNets, and can go with these if the code's numbers
+    follow.
+    """
     labels = state.of(call.first)
-    amounts = call["pad"]
-    for dim in sorted(labels.dims):
-        place = 2 * (labels.rank - 1 - dim)
-        if any(amounts[place : place + 2]):
-            state.freeze(labels, "is padded with extra channels", call)
-            return labels.none(labels.rank)
-    return labels
+    amounts = added_by_padding(call)
+    padded = [dim for dim in sorted(labels.dims) if any(amounts[dim])]
+    if not padded:
+        return labels
+    (dim, *others), is_constant = padded, call.name == "constant_pad_nd" or call["mode"] == "constant"
+    if others or labels.dims != {dim} or min(amounts[dim]) < 0 or not is_constant:
+        state.freeze(labels, "is padded with extra channels", call)
+        return labels.none(labels.rank)
+    before, behind = (state.ties.new_atoms(amount) for amount in amounts[dim])
+    state.literal(call, [(ids.size, ids) for ids in (before, behind) if ids.size])
+    return Labels.along(labels.rank, dim, np.concatenate([before, labels.ids.ravel(), behind]))
 
 
 @rule("grid_sampler")
