@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
 from aap_hw.graph.trial.surprises import Trials
+from tests.graph.attention_nets import DIM, HEADS, Embedded, Shares
 from tests.graph.ground_truth import IMAGES, assert_cut_equals_silenced, assert_widths_follow, random_keep, traced
 from tests.graph.nets import Head, conv
 
@@ -170,3 +171,49 @@ def test_what_was_made_up_for_while_channels_were_tied_in_vain_is_forgotten() ->
     assert [group.name for group in graph.groups if group.frozen is None] == ["q"]
     assert not graph.has_factors
     checked_cut(graph, model, {"q": [0, 2, 3, 7, 11]}, inputs)
+
+
+class CountedBehindAttention(Embedded):
+    """Heads that are shares of the embedding, and an output that is reshaped to the width of something else."""
+
+    def __init__(self) -> None:
+        super().__init__(Shares)
+        self.aside, self.second = nn.Linear(3, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        aside = self.aside(x)
+        second = self.second(aside)
+        return second, super().forward(x).reshape(len(x), -1, aside.shape[-1])
+
+
+def test_channels_are_tied_before_something_else_in_the_network_is_found_to_be_wrong() -> None:
+    torch.manual_seed(0)
+    model, inputs = CountedBehindAttention().eval(), torch.randn(2, 5, 3)
+    graph = ChannelGraph.trace(model, (inputs,))
+    assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": DIM // HEADS}
+    checked_cut(graph, model, {"stem": [0, 2, 3]}, inputs)
+
+
+class OneNumberForTwo(nn.Module):
+    """Reshapes two layers to as many classes as one attribute says; of one, the classes are the network's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = 8
+        self.stem, self.a, self.b, self.last = conv(3, 8), conv(8, 8), conv(8, 8), conv(8, 4)
+
+    def by_class(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], self.classes, -1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        a, b = self.by_class(self.a(x)), self.by_class(self.b(x))
+        return a, self.last(b.unflatten(2, x.shape[2:]))
+
+
+def test_a_number_that_counts_an_output_elsewhere_stays_without_a_search(trials: list[object]) -> None:
+    torch.manual_seed(0)
+    model, graph, images = traced(OneNumberForTwo(), IMAGES)
+    assert [group.name for group in graph.groups if group.frozen is None] == ["stem.0"]
+    assert trials == [None]
+    checked_cut(graph, model, {"stem.0": [0, 1, 4, 6, 7]}, images)

@@ -70,12 +70,15 @@ class Attribute:
 
 
 def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) -> tuple[Attribute, ...]:
-    """The attributes that the numbers come from which change with a width; none if nothing is known of these."""
+    """The attributes that the numbers come from which change with a width; none if nothing is known of these.
+
+    That of a length also if it does not change here: the same may count channels that can be cut elsewhere.
+    """
     numbers = [(number, width_of_ids(ids, grouping)) for number, ids in literal.counts]
-    if not any(count.terms for _, count in numbers):
-        return ()
     if literal.dim is not None:
         return _of_length(literal, numbers[0][1], literal.dim, model)
+    if not any(count.terms for _, count in numbers):
+        return ()
     known = _derived(numbers)
     for path in modules_around(literal.node):
         if (module := _module_at(model, path)) is None:

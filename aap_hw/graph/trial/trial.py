@@ -73,7 +73,7 @@ def settle(
             if surprise is None:
                 return settled
             if blamed := _blamed(labelling, settled.grouping, surprise):
-                known = _tried_when_tied(labelling, settled.grouping, trials, blamed, ran)
+                known = _tried_when_tied(labelling, settled.grouping, trials, surprise, blamed, ran)
                 if known is None:
                     for node in blamed:
                         _freeze_at(labelling, node)
@@ -100,12 +100,19 @@ def _tried(labelling: Labelling, trials: Trials, ran: nn.Module) -> tuple[Settle
 
 
 def _tried_when_tied(
-    labelling: Labelling, grouping: Grouping, trials: Trials, blamed: Sequence[Node], ran: nn.Module
+    labelling: Labelling,
+    grouping: Grouping,
+    trials: Trials,
+    surprise: Surprise,
+    blamed: Sequence[Node],
+    ran: nn.Module,
 ) -> tuple[Settled, Surprise | None] | None:
     """What a trial says once more channels are cut together, if nodes come out as predicted then; None if not.
 
     Those of views with others that are as long, or with the ones that the layers before them read, the rows of weights
-    that are taken apart with their columns, and the halves or thirds that slices take.
+    that are taken apart with their columns, and the halves or thirds that slices take. If no node can be blamed for the
+    next surprise, it must come later in the program than these nodes and than the last surprise, which else is the same
+    one: what is tied to frozen channels is blamed for nothing.
     """
     before = labelling.mark()
     ways: tuple[Callable[[], bool], ...] = (
@@ -117,10 +124,12 @@ def _tried_when_tied(
     )
     for is_tied in ways:
         if is_tied():
-            settled, surprise = _tried(labelling, trials, ran)
-            others = [] if surprise is None else _blamed(labelling, settled.grouping, surprise)
-            if surprise is None or (others and not set(others) & set(blamed)):
-                return settled, surprise
+            settled, found = _tried(labelling, trials, ran)
+            others = [] if found is None else _blamed(labelling, settled.grouping, found)
+            if found is None or (others and not set(others) & set(blamed)):
+                return settled, found
+            if not others and min(found.nodes) > max(*surprise.nodes, *blamed):
+                return settled, found
         labelling.back_to(before)
     return None
 
@@ -136,7 +145,7 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
         if not _tied_by_one_number(labelling, explained, ran):
             checked = {(a.module, a.name): a for a in checked_counts(labelling, ran, grouping)}
             found = checked | {(a.module, a.name): a for a in counts_of_bare_norms(labelling, ran, grouping)}
-            found |= {(a.module, a.name): a for _, attributes in explained for a in attributes}
+            found |= {(a.module, a.name): a for _, each in explained for a in each if any(c.terms for c in a.counts)}
             divided = [(each, width_of_ids(each.ids, grouping)) for each in labelling.divided]
             rescalings = tuple(Rescaling(each.rows, width) for each, width in divided if width.terms)
             scales = [scale for each, width in divided if width.terms for scale in scale_attributes(each, width, ran)]
