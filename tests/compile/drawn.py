@@ -213,7 +213,7 @@ def attentions(draw: st.DrawFn) -> Case:
     shapes = (queries, inner), (keys, inner), (keys, columns)
     query, key, value = (lying(draw, random, n, heads, *shape) for shape in shapes)
     masks = [lying(draw, random, n, heads, queries, keys) for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2])))]
-    known = [draw(st.booleans()) for _ in masks]
+    known = [draw(st.booleans()) for _ in (query, key, value, *masks)]
     is_hiding, is_causal, by_head = bool(masks) and draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
     scale = draw(st.sampled_from(["", "0.3"]))
     factor = float(scale or 1 / math.sqrt(inner))
@@ -235,13 +235,14 @@ def attentions(draw: st.DrawFn) -> Case:
         "shape": f"{heads},{queries},{keys},{inner},{columns}",
         **dict(zip(("query", "key", "value", *names), (e.text for e in (query, key, value, *masks)), strict=True)),
         "masked": "unseen" if is_hiding else "",
-        "masked_by": tuple("constant" if each else "computed" for each in known),
+        "masked_by": tuple("constant" if each else "computed" for each in known[3:]),
+        "constant": tuple(name for name, each in zip(("query", "key", "value"), known, strict=False) if each),
         "causal": "1" if is_causal else "",
         "made": "heads" if by_head else "",
         "scale": scale,
     }
-    in_order = [mask for wanted in (False, True) for mask, each in zip(masks, known, strict=True) if each == wanted]
-    operands = [each.row for each in (query, key, value, *in_order)]
+    read = list(zip((query, key, value, *masks), known, strict=True))
+    operands = [each.row for wanted in (False, True) for each, is_known in read if is_known == wanted]
     if not by_head:
         made, error = made.transpose(1, 2), error.transpose(1, 2)
     return Case.of(KernelKey.make("attention", (), n, **attributes), (1, 1), operands, made, error)

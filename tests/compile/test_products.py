@@ -101,6 +101,16 @@ CASES: list[tuple[str, dict[str, Any], int, dict[str, View], Callable[..., Tenso
         "attention", {"shape": "2,7,7,5,5", "constant": "query"}, 420,
         {"key": three_parts(1), "value": three_parts(2), "query": three_parts(0)}, lambda k, v, q: attend(q, k, v),
     ),
+    (
+        "attention", {"shape": "2,7,7,5,5", "constant": "key+value", "masked_by": "constant+value"}, 420,
+        {
+            "query": three_parts(0),
+            "mask_2": lambda row: row[:49].view(7, 7).expand(2, 2, 7, 7),
+            "key": three_parts(1), "value": three_parts(2),
+            "mask": lambda row: row[:196].view(2, 2, 7, 7),
+        },
+        lambda q, added, k, v, mask: attend(q, k, v, mask + added),
+    ),
 ]  # fmt: skip
 
 
@@ -170,6 +180,14 @@ def with_learned_queries(m: Attending, x: Tensor) -> Tensor:
     other = F.scaled_dot_product_attention(queries, k, v, mask)
     scores = queries.expand(2, 2, 7, 5) @ k.mT + mask + m.bias[:, 3:10]
     return one.transpose(1, 2) + other.transpose(1, 2) + (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+def with_learned_keys_and_values(m: Attending, x: Tensor) -> Tensor:
+    q, k, v = m.packed(x)
+    keys, values = m.bias[None, :, :, :5], m.bias[None, :, :, 5:10].expand(2, 2, 12, 5)
+    operators = (F.scaled_dot_product_attention(*each) for each in ((q, keys, v), (q, k, values), (keys, keys, v)))
+    written = (q @ keys.expand(2, 2, 12, 5).mT).softmax(-1) @ values
+    return sum((each.transpose(1, 2) for each in operators), written.transpose(1, 2))
 
 
 def written_out(m: Attending, x: Tensor) -> Tensor:
@@ -265,6 +283,7 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (with_sums, ["matmul", "matmul", "matmul", "matmul"]),
         (with_vectors, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
         (with_learned_queries, ["attention", "attention", "attention"]),
+        (with_learned_keys_and_values, ["attention", "attention", "attention", "attention"]),
         (in_windows, ["attention"]),
     ],
 )

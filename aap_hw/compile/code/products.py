@@ -38,8 +38,7 @@ def matmul_arguments(address: Address) -> list[Argument]:
 def attention_arguments(address: Address) -> list[Argument]:
     """Queries, keys, values and masks; what is computed comes before constants."""
     shape = AttentionShape.of(address)
-    operands = shape.query, shape.key, shape.value, *shape.masks
-    known = list(zip(operands, (shape.constant_query, False, False, *shape.constant), strict=True))
+    known = list(zip(shape.operands, shape.constant, strict=True))
     constants = [
         Argument("constant", (each.size,), type=address.key.types.read) for each, is_known in known if is_known
     ]
@@ -47,18 +46,15 @@ def attention_arguments(address: Address) -> list[Argument]:
 
 
 def attention_operands(shape: AttentionShape, given: Sequence[Any]) -> tuple[Any, ...]:
-    """Queries, keys and values of what a kernel is given, and masks, the computed ones first."""
-    if not shape.constant_query:
-        return tuple(given)
-    computed = 2 + shape.constant.count(False)
-    return given[computed], *given[:computed], *given[computed + 1 :]
+    """Queries, keys, values and masks of what a kernel is given."""
+    order = sorted(range(len(shape.operands)), key=lambda i: shape.constant[i])
+    return tuple(given[order.index(i)] for i in range(len(order)))
 
 
 def masked(shape: AttentionShape, is_hiding: bool, score: Any, given: Sequence[Any], *at: Any) -> Any:
     """A score at (n, h, query, key) after its masks, each of which is added or hides keys where it is 0."""
-    order = sorted(range(len(shape.masks)), key=lambda i: shape.constant[i])
-    for i, mask in zip(order, given, strict=True):
-        value = mask[place(shape.masks[i], *at)]
+    for walk, mask in zip(shape.masks, given, strict=True):
+        value = mask[place(walk, *at)]
         hidden = tirx.Select(value > number(0.0), score, number(UNSEEN))
         score = hidden if is_hiding else te.max(score + value, number(UNSEEN))
     return score

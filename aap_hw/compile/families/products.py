@@ -3,7 +3,7 @@
 A key holds the lengths of the axes in ``shape``, with ``i`` and ``o`` for the widths read and made. It also says where
 the values (n, h, row, column) of each tensor lie: with ``left=n;a,b,c,d;e``, value (n, h, row, column) of a tensor of n
 values lies at e + a n + b h + c row + d column. A tensor that the key does not mention lies in this order of axes
-without gaps. ``constant`` names a tensor that is a constant of the model, and ``masked_by`` tells which masks are.
+without gaps. ``constant`` names tensors that are constants of the model, and ``masked_by`` tells which masks are.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from aap_hw.errors import UserError
 
 # Axes behind the batch, in the order of a key's ``shape``.
 MATMUL, ATTENTION = 4, 5
-# What a key calls the masks of attention.
-MASKS = ("mask", "mask_2")
+# What a key calls the operands of attention, and its masks.
+OPERANDS, MASKS = ("query", "key", "value"), ("mask", "mask_2")
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class AttentionShape:
     columns : channels of values and of what is made.
     query, key, value : how these lie.
     masks : how the masks (N, H, queries, keys) lie: added to the scores, or 0 where a key is hidden.
-    constant : which of the masks are constants of the model.
-    constant_query : whether the queries are, as learned ones that pool an image.
+    constant : which of queries, keys, values and masks are constants of the model, as learned queries are.
     scale : factor of the products.
     by_head : the output lies head by head, (N, H, queries, columns), not query by query.
     """
@@ -110,7 +109,6 @@ class AttentionShape:
     constant: tuple[bool, ...]
     scale: float
     by_head: bool
-    constant_query: bool = False
 
     @staticmethod
     def of(address: Address) -> AttentionShape:
@@ -124,6 +122,8 @@ class AttentionShape:
         heads, queries, keys, inner, columns = read.lengths(ATTENTION)
         named = [name for name in MASKS if key.attribute(name)]
         masks = tuple(read.walk(name, heads, queries, keys) for name in named)
+        operands = (name in key.attribute("constant").split("+") for name in OPERANDS)
+        constant_masks = ("constant" in each for each in (*key.attribute("masked_by").split("+"), ""))
         return AttentionShape(
             key.batch,
             heads,
@@ -135,11 +135,15 @@ class AttentionShape:
             read.walk("key", heads, keys, inner),
             read.walk("value", heads, keys, columns),
             masks,
-            tuple("constant" in each for each in (*key.attribute("masked_by").split("+"), ""))[: len(masks)],
+            (*operands, *constant_masks)[: len(OPERANDS) + len(masks)],
             float(key.attribute("scale") or 1 / math.sqrt(inner)),
             key.attribute("made") == "heads",
-            key.attribute("constant") == "query",
         )
+
+    @property
+    def operands(self) -> tuple[Walk, ...]:
+        """How queries, keys, values and masks lie."""
+        return self.query, self.key, self.value, *self.masks
 
     @property
     def output(self) -> Shape:
@@ -195,7 +199,7 @@ def _attention(address: Address) -> int:
 
 
 def constant_shapes(address: Address) -> list[Shape]:
-    """Shapes of the constants that a product reads: one of its matrices, or queries and masks of attention."""
+    """Shapes of the constants that a product reads: one of its matrices, or operands and masks of attention."""
     walks: tuple[Walk, ...]
     known: tuple[bool, ...]
     if address.key.op == "matmul":
@@ -203,7 +207,7 @@ def constant_shapes(address: Address) -> list[Shape]:
         walks, known = (product.left, product.right), product.constant
     else:
         attention = AttentionShape.of(address)
-        walks, known = (attention.query, *attention.masks), (attention.constant_query, *attention.constant)
+        walks, known = attention.operands, attention.constant
     return [(walk.size,) for walk, is_known in zip(walks, known, strict=True) if is_known]
 
 

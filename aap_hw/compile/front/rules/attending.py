@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
-from aap_hw.compile.families.products import MASKS
+from aap_hw.compile.families.products import MASKS, OPERANDS
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.lengths import TooManyWidths
 from aap_hw.compile.front.network import Kernel
@@ -32,8 +32,7 @@ def attention(partition: Partition, node: Node) -> None:
     call = Call(node)
     query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
     ranks = {len(shape_of(each)) for each in (query, key, value)}
-    is_constant, shares_heads = any(map(partition.is_parameter, (key, value))), call.get("enable_gqa")
-    if is_constant or shares_heads or min(ranks) < 3 or len(ranks) > 1:
+    if call.get("enable_gqa") or min(ranks) < 3 or len(ranks) > 1:
         raise partition.refused("attention with these operands has no kernel yet", node)
     masks = () if mask is None else (Mask(mask, len(shape_of(node))),)
     attend(partition, Attention((node,), query, key, value, masks, call["scale"], call["is_causal"]))
@@ -51,6 +50,7 @@ def attend(partition: Partition, found: Attention) -> None:
         key = key.turned
     if found.is_turned:
         value = value.turned
+    operands = query, key, value
     try:
         axes = attention_lengths(partition, found)
         walks = {"query": axes.walk(query, "hld"), "key": axes.walk(key, "hsd"), "value": axes.walk(value, "hsv")}
@@ -72,15 +72,15 @@ def attend(partition: Partition, found: Attention) -> None:
         "masked": "unseen" if is_hiding else "",
         "masked_by": known if "constant" in known else "",
         "made": "heads" if view is None else "",
-        "constant": "query" if query.is_constant else "",
+        "constant": [name for name, each in zip(OPERANDS, operands, strict=True) if each.is_constant],
     }
     kernel = Kernel(
         node.name if view is None else view.name,
         KernelKey.make("attention", (), axes.batch, **attributes, **walks),
-        tuple(each.name for each in (query, key, value, *masks) if not each.is_constant),
+        tuple(each.name for each in (*operands, *masks) if not each.is_constant),
         (axes.read, axes.made),
-        constants=tuple(each.name for each in (query, *masks) if each.is_constant),
-        learned=tuple(each.name for each in (query, *masks) if each.is_learned),
+        constants=tuple(each.name for each in (*operands, *masks) if each.is_constant),
+        learned=tuple(each.name for each in (*operands, *masks) if each.is_learned),
         source=op_name(node) + quoted(node),
     )
     if view is None:

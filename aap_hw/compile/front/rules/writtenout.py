@@ -111,7 +111,7 @@ def attention_at(partition: Partition, node: Node) -> Attention | None:
             read = [*operands, *(mask.node for mask in masks)]
             # The kernel stands at the last operator, so nothing may have overwritten its inputs by then.
             is_written = any(writes_in_place(user) for each in read for user in each.users if user not in nodes)
-            if is_written or any(map(partition.is_parameter, operands[1:])):
+            if is_written:
                 return None
             turned = not first.is_turned
             return Attention(tuple(nodes), *operands, tuple(masks), scale, key_is_turned=turned, is_turned=is_turned)
