@@ -96,33 +96,40 @@ def samplings(draw: st.DrawFn) -> Case:
 @st.composite
 def recurrent_layers(draw: st.DrawFn) -> Case:
     op, hidden = draw(st.sampled_from(["lstm", "gru", "rnn_tanh", "rnn_relu"])), draw(ODD)
+    projected = draw(st.integers(1, hidden - 1)) if op == "lstm" and hidden > 1 and draw(st.booleans()) else 0
     batch, steps, seed = draw(st.integers(1, 4)), draw(st.integers(1, 12)), draw(st.integers(0, 2**31))
     backwards, steps_first = draw(st.booleans()), draw(st.booleans())
     torch.manual_seed(seed)
     layer: nn.RNNBase = {
-        "lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN,
+        "lstm": lambda *sizes: nn.LSTM(*sizes, proj_size=projected),
+        "gru": nn.GRU,
+        "rnn_tanh": nn.RNN,
         "rnn_relu": lambda *sizes: nn.RNN(*sizes, nonlinearity="relu"),
-    }[op](1, hidden)  # fmt: skip
+    }[op](1, hidden)
     gates = layer.weight_hh_l0.shape[0]
     given = 2 * torch.randn(batch, steps, gates)
     count = draw(st.booleans()) * (2 if op == "lstm" else 1)
-    first = [torch.randn(batch, hidden) for _ in range(count)]
+    first = [torch.randn(batch, channels) for channels in (projected or hidden, hidden)[:count]]
     made, cells = states(layer.requires_grad_(False), given, first, backwards=backwards)
     largest = max(float(each.abs().max()) for each in (made, *first))
     of_sum = rounding(hidden + 2) * (layer.weight_hh_l0.abs().sum(1).max() * largest + given.abs().max() + 1)
     # A state is read again by a few steps, in which its error shrinks.
     error = 4 * float(of_sum + EXPONENTIAL * max(largest, 1))
+    if projected:
+        error *= 1 + float(layer.weight_hr_l0.abs().sum(1).max())
     if steps_first:
         given, made = given.transpose(0, 1), made.transpose(0, 1)
     attributes = {"direction": "backwards" if backwards else "", "order": "steps_first" if steps_first else ""}
     made = made.unsqueeze(2)
-    if op == "lstm" and draw(st.booleans()):
+    if op == "lstm" and not projected and draw(st.booleans()):
         assert cells is not None
         attributes["cells"] = "last"
         made = torch.cat([made.flatten(0, -2), cells])[None, :, None]
     key = KernelKey.make(op, (steps, 1), batch, first="given" if first else "", **attributes)
     operands = [given.unsqueeze(2), *first, layer.weight_hh_l0, layer.bias_hh_l0]
-    return Case.of(key, (gates, hidden), operands, made, error)
+    if projected:
+        key, operands = key.having(states="projected"), [*operands, layer.weight_hr_l0]
+    return Case.of(key, (gates, projected or hidden), operands, made, error)
 
 
 def lying(draw: st.DrawFn, shape: list[int]) -> tuple[View, Tensor, Tensor]:

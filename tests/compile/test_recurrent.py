@@ -27,24 +27,28 @@ from tests.compile.running import device as this_machine
 
 GPU = device_target({"kind": "cuda", "arch": "sm_80"}, 1)
 STEPS, SAMPLES = 7, 3
-LAYERS = {
-    "lstm": nn.LSTM(1, 13),
-    "gru": nn.GRU(1, 40),
-    "rnn_tanh": nn.RNN(1, 5),
-    "rnn_relu": nn.RNN(1, 21, nonlinearity="relu"),
-}
+LAYERS = [
+    ("lstm", nn.LSTM(1, 13)),
+    ("lstm", nn.LSTM(1, 40, proj_size=11)),
+    ("gru", nn.GRU(1, 40)),
+    ("rnn_tanh", nn.RNN(1, 5)),
+    ("rnn_relu", nn.RNN(1, 21, nonlinearity="relu")),
+]
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_layers_equal_pytorch_in_both_directions_and_orders(device: str) -> None:
     ways = ((0, 1, ""), (1, 0, ""), (1, 1, "given"), (0, 0, "given"))
-    cases = [(op, layer, *way) for op, layer in LAYERS.items() for way in ways]
+    cases = [(op, layer, *way) for op, layer in LAYERS for way in ways]
     addresses = []
     for op, layer, way, order, first in cases:
         attributes = {"direction": "backwards" if way else "", "order": "steps_first" if order else "", "first": first}
-        cells = "last" if first and op == "lstm" else ""
-        key = KernelKey.make(op, (STEPS, 1), SAMPLES, cells=cells, **attributes)
-        addresses.append(Address(key, (layer.weight_hh_l0.shape[0], layer.hidden_size)))
+        if layer.proj_size:
+            attributes["states"] = "projected"
+        elif first and op == "lstm":
+            attributes["cells"] = "last"
+        key = KernelKey.make(op, (STEPS, 1), SAMPLES, **attributes)
+        addresses.append(Address(key, tuple(layer.weight_hh_l0.shape)))
     functions = [build_kernel(address, target() if device == "cpu" else GPU) for address in addresses]
     module = {f"k{i}": in_series(f.code).with_attr("global_symbol", f"k{i}") for i, f in enumerate(functions)}
     library = tvm.compile(tvm.IRModule(module), target=target().tvm).jit()
@@ -53,18 +57,22 @@ def test_layers_equal_pytorch_in_both_directions_and_orders(device: str) -> None
         products = 2 * torch.randn(SAMPLES, STEPS, addresses[i].width_in, generator=random)
         given = products.transpose(0, 1) if order else products
         count = (2 if op == "lstm" else 1) if first else 0
-        first_ones = [torch.randn(SAMPLES, layer.hidden_size, generator=random) for _ in range(count)]
+        sizes = (layer.proj_size or layer.hidden_size, layer.hidden_size)[:count]
+        first_ones = [torch.randn(SAMPLES, channels, generator=random) for channels in sizes]
         assert function.pack is not None
         weight = torch.from_numpy(function.pack(layer.weight_hh_l0.detach().numpy()))
         read = given.reshape(function.arguments[0].shape)
-        taken = [read, *first_ones, weight, layer.bias_hh_l0.detach()]
+        projection = [layer.weight_hr_l0] if layer.proj_size else []
+        taken = [read, *first_ones, weight, *(each.detach() for each in (layer.bias_hh_l0, *projection))]
         made = torch.from_numpy(called(library[f"k{i}"], function, taken)).flatten(0, -2)
         actual = made[: STEPS * SAMPLES].reshape(*given.shape[:2], -1)
         expected, cells = states(layer, products, first_ones, backwards=bool(way))
         assert (actual - (expected.transpose(0, 1) if order else expected)).abs().max() < 3e-6, (op, way, order)
-        if cells is not None and first:
+        if addresses[i].key.attribute("cells"):
+            assert cells is not None
             assert (made[STEPS * SAMPLES :] - cells).abs().max() < 3e-6
-        assert multiply_accumulates(addresses[i]) == SAMPLES * STEPS * layer.weight_hh_l0.numel()
+        weights = sum(each.numel() for each in (layer.weight_hh_l0, *projection))
+        assert multiply_accumulates(addresses[i]) == SAMPLES * STEPS * weights
 
 
 class Sequences(nn.Module):
@@ -81,6 +89,7 @@ class Sequences(nn.Module):
         self.first, self.states = nn.Linear(6, 52), nn.LSTM(6, 13, num_layers=2, batch_first=True)
         self.step, self.unit = nn.LSTMCell(6, 9), nn.GRUCell(6, 9)
         self.one, self.both = nn.LSTM(13, 4), nn.GRU(4, 4, bidirectional=True)
+        self.short = nn.LSTM(6, 9, 2, batch_first=True, bidirectional=True, proj_size=4)
         self.begin, self.learned = nn.RNNCell(6, 9), nn.Parameter(torch.randn(1, 2, 8))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -94,7 +103,8 @@ class Sequences(nn.Module):
         unit = self.unit(x[:, 1])
         next_state, next_cell = self.step(x[:, 2], (unit, unit * 0.5))
         of_start = self.begin(torch.ones(2, 6), next_state)
-        return made, states, cells, ends, state + cell, both, joined, next_state, next_cell, of_start
+        short, (projected, _) = self.short(x, (self.learned[:, :, :4].expand(4, 2, 4), unit.expand(4, 2, 9)))
+        return made, states, cells, ends, state + cell, both, joined, next_state, next_cell, of_start, short, projected
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from aap_hw.compile.code.approximations import tanh
 from aap_hw.compile.code.expressions import relu, sigmoid
 from aap_hw.compile.code.function import Argument
 from aap_hw.compile.families import Shape, image_shape
-from aap_hw.compile.families.recurrent import is_given_first
+from aap_hw.compile.families.recurrent import hidden_units, is_given_first, is_projected
 from aap_hw.compile.keys.address import Address
 
 Gate = Callable[[int], Any]
@@ -37,12 +37,16 @@ def next_state(op: str, read: Gate, fed_back: Gate, state: Any, cell: Any) -> tu
 
 
 def recurrent_arguments(address: Address, weight: Shape) -> tuple[Argument, ...]:
-    """What a kernel reads: the products of all steps, first states, the packed weight of the state, and its bias."""
-    key, gates = address.key, address.width_in
-    state = Argument("residual", (key.batch, address.width_out), type=key.types.read)
+    """What a kernel reads: the products of all steps, first states, the packed weight of the state, and its bias.
+
+    Last comes what projects the states, as the model has it.
+    """
+    key, gates, units, states = address.key, address.width_in, hidden_units(address), address.width_out
+    first = [states, units][: is_given_first(key) * (2 if key.op == "lstm" else 1)]
     return (
         Argument("activation", image_shape(key, gates), type=key.types.read),
-        *[state] * (is_given_first(key) * (2 if key.op == "lstm" else 1)),
+        *[Argument("residual", (key.batch, channels), type=key.types.read) for channels in first],
         Argument("weight", weight, type=key.types.weight),
         Argument("bias", (gates,), type=key.types.sum),
+        *[Argument("constant", (states, units), type=key.types.weight)] * is_projected(key),
     )

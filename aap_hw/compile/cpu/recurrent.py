@@ -5,6 +5,7 @@ Weights are packed like those of linear layers. The code does not grow with the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,17 @@ from aap_hw.compile.cpu.emit import Steps, Tensor, constant, kernel_code, lane_l
 from aap_hw.compile.cpu.kernels import KERNELS, PACKINGS, Packing
 from aap_hw.compile.cpu.loops import channel_loop
 from aap_hw.compile.cpu.padding import copy
+from aap_hw.compile.cpu.sums import row_sum
 from aap_hw.compile.cpu.tiles import accumulate, choose_tile
 from aap_hw.compile.families import family_of, image_shape
-from aap_hw.compile.families.recurrent import GATES, is_backwards, makes_cells, steps_first
+from aap_hw.compile.families.recurrent import (
+    GATES,
+    hidden_units,
+    is_backwards,
+    is_projected,
+    makes_cells,
+    steps_first,
+)
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -26,7 +35,7 @@ from aap_hw.compile.keys.target import CpuTarget
 @PACKINGS.register(*GATES)
 def packing(address: Address, target: CpuTarget) -> Packing:
     """Slices of weights, one for each tile of the gates' channels, one behind the other."""
-    gates, hidden = address.width_in, address.width_out
+    gates, states = address.width_in, address.width_out
     tile = choose_tile(address.key.batch, gates, target, address.key.types.sum)
     deep = Steps(gates, tile.channels)
 
@@ -34,41 +43,42 @@ def packing(address: Address, target: CpuTarget) -> Packing:
         starts = [deep.start(part) for part in range(deep.count)]
         return np.concatenate([weight[start : start + tile.channels].T.ravel() for start in starts])
 
-    return Packing((deep.count * hidden * tile.channels,), pack)
+    return Packing((deep.count * states * tile.channels,), pack)
 
 
 @KERNELS.register(*GATES)
 def recurrent(address: Address, target: CpuTarget) -> KernelFunction:
     """The states of all steps, from zeros or those that are given on."""
-    key, gates, hidden, types = address.key, address.width_in, address.width_out, address.key.types
+    key, gates, made, types = address.key, address.width_in, address.width_out, address.key.types
+    units = hidden_units(address)
     batch, steps, *_ = image_shape(key, 1)
     tile = choose_tile(batch, gates, target, types.sum)
     deep, along = Steps(gates, tile.channels), Steps(batch, tile.pixels)
     packed, output_shape = packing(address, target), family_of(key).output(address)
+    arguments = recurrent_arguments(address, packed.shape)
     # A step reads one copy of the state and writes another, because overlapping vectors would read new values.
-    half = batch * hidden
+    half, half_of_cells = batch * made, batch * units
 
     def body(read: Any, *others: Any) -> None:
-        *first_ones, weights, bias, output = others
-        states, cells = scratch(2 * half, types.sum), scratch(2 * half if key.op == "lstm" else 1, types.sum)
+        *given, output = others
+        projection = given.pop() if is_projected(key) else None
+        *first_ones, weights, bias = given
+        states, cells = scratch(2 * half, types.sum), scratch(2 * half_of_cells if key.op == "lstm" else 1, types.sum)
         products = scratch(batch * gates, types.sum)
-        lanes = lanes_for(half, target, types.sum)
-        cleared = Steps(half, lanes)
-        with T.serial(0, cleared.count) as i:
-            start = T.bind(cleared.start(i))
-            for number, buffer in enumerate((states, cells) if key.op == "lstm" else (states,)):
-                zeros = constant(0.0, lanes, types.sum)
-                store(buffer, vector(first_ones[number], start, lanes) if first_ones else zeros, start, lanes)
+        handed_on = scratch(half_of_cells if is_projected(key) else 1, types.sum)
+        _begin(states, half, first_ones[:1], target)
+        if key.op == "lstm":
+            _begin(cells, half_of_cells, first_ones[1:], target)
         with T.serial(0, steps) as step:
-            before, after = T.bind(step % 2 * half), T.bind((step + 1) % 2 * half)
+            before, after = T.bind(step % 2), T.bind((step + 1) % 2)
             time = T.bind(steps - 1 - step if is_backwards(key) else step)
             with T.serial(0, deep.count) as part, T.serial(0, along.count) as some:
                 first, sample = T.bind(deep.start(part)), T.bind(along.start(some))
                 sums = accumulate(
                     tile,
-                    [hidden],
-                    lambda k, p: states[before + (sample + p) * hidden + k],
-                    lambda k, v: vector(weights, (part * hidden + k) * tile.channels + v * tile.lanes, tile.lanes),
+                    [made],
+                    lambda k, p: states[before * half + (sample + p) * made + k],
+                    lambda k, v: vector(weights, (part * made + k) * tile.channels + v * tile.lanes, tile.lanes),
                     types.sum,
                 )
                 for v in range(tile.vectors):
@@ -79,23 +89,49 @@ def recurrent(address: Address, target: CpuTarget) -> KernelFunction:
                             T.buffer_store(products, value, [(sample + p) * gates + channel + i])
             with T.serial(0, batch) as n:
                 row = T.bind(time * batch + n if steps_first(key) else n * steps + time)
-                with channel_loop(hidden, target) as c:
-                    at = n * hidden + c
+                with channel_loop(units, target) as c:
+                    at = n * units + c
                     state, cell = next_state(
                         key.op,
-                        lambda gate: read[row * gates + gate * hidden + c],
-                        lambda gate: products[n * gates + gate * hidden + c],
-                        states[before + at],
-                        cells[before + at] if key.op == "lstm" else None,
+                        lambda gate: read[row * gates + gate * units + c],
+                        lambda gate: products[n * gates + gate * units + c],
+                        states[before * half + at],
+                        cells[before * half_of_cells + at] if key.op == "lstm" else None,
                     )
                     if cell is not None:
-                        T.buffer_store(cells, cell, [after + at])
-                    T.buffer_store(states, state, [after + at])
-                    T.buffer_store(output, state, [row * hidden + c])
+                        T.buffer_store(cells, cell, [after * half_of_cells + at])
+                    if projection is not None:
+                        T.buffer_store(handed_on, state, [at])
+                    else:
+                        T.buffer_store(states, state, [after * half + at])
+                        T.buffer_store(output, state, [row * made + c])
+                if projection is not None:
+                    with T.serial(0, made) as c:
+                        state = _product_of_rows((projection, c * units), (handed_on, n * units), units, target)
+                        T.buffer_store(states, state, [after * half + n * made + c])
+                        T.buffer_store(output, state, [row * made + c])
         if makes_cells(key):
-            copy(cells, steps % 2 * half, output, batch * steps * hidden, half, target)
+            copy(cells, steps % 2 * half, output, batch * steps * made, half, target)
 
-    arguments = recurrent_arguments(address, packed.shape)
     tensors = [Tensor(argument.role, argument.shape, argument.type) for argument in arguments]
     code = kernel_code([*tensors, Tensor("output", output_shape, types.made)], body)
     return KernelFunction(code, arguments, output_shape, types.made, packed.pack)
+
+
+def _begin(buffer: Any, extent: int, first: Sequence[Any], target: CpuTarget) -> None:
+    """Write what states or cells are before the first step: zeros, or what is given."""
+    lanes = lanes_for(extent, target, buffer.dtype)
+    parts = Steps(extent, lanes)
+    with T.serial(0, parts.count) as i:
+        start = T.bind(parts.start(i))
+        zeros = constant(0.0, lanes, buffer.dtype)
+        store(buffer, vector(first[0], start, lanes) if first else zeros, start, lanes)
+
+
+def _product_of_rows(one: tuple[Any, Any], other: tuple[Any, Any], extent: int, target: CpuTarget) -> Any:
+    """The sum of products of two rows, each a buffer and where in it the row begins."""
+
+    def products(i: Any, lanes: int) -> Any:
+        return vector(one[0], one[1] + i, lanes) * vector(other[0], other[1] + i, lanes)
+
+    return row_sum(extent, target, one[0].dtype, products)

@@ -100,7 +100,9 @@ def weight_shape(address: Address) -> Shape:
 
 def bias_elements(address: Address) -> int:
     """Numbers in the bias of a kernel that has a weight."""
-    return family_of(address.key).constants(address) - weight_elements(address)
+    family = family_of(address.key)
+    taken = family.taken(address) if family.taken is not None else []
+    return family.constants(address) - weight_elements(address) - sum(map(math.prod, taken))
 
 
 def weight_elements(address: Address) -> int:

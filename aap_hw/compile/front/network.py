@@ -136,13 +136,12 @@ class Kernel:
             return 0
         norm = self.normalization
         vectors = [self.bias, norm and norm.weight, norm and norm.bias, norm and norm.factor]
-        if self.constants:
-            named = zip(self.constants, self.constant_shapes(widths), strict=True)
-            return sum(math.prod(shape) for name, shape in named if name in self.learned)
-        address = self.at(widths)
+        named = zip(self.constants, self.constant_shapes(widths), strict=True)
+        taken = sum(math.prod(shape) for name, shape in named if name in self.learned)
+        address, count = self.at(widths), sum(name is not None for name in vectors)
         if not self.weight:
-            return address.width_out * sum(name is not None for name in vectors)
-        return weight_elements(address) + bias_elements(address) * sum(name is not None for name in vectors)
+            return taken + address.width_out * count
+        return taken + weight_elements(address) + bias_elements(address) * count
 
 
 @dataclass(frozen=True)

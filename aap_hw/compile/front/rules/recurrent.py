@@ -61,8 +61,10 @@ def recurrent(partition: Partition, node: Node) -> None:
         raise partition.refused("a recurrent layer of which one first state is left out has no kernel yet", node)
     with_cells = call.name == "lstm" and any(Call(user)["index"] == 2 and user.users for user in node.users)
     first, second, _ = shape_of(call["input"])
-    sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     layers = list(_layers(partition, node))
+    if with_cells and any(layer.projection is not None for directions in layers for layer in directions):
+        raise partition.refused("a recurrent layer with projections whose last cells are read has no kernel yet", node)
+    sequences = Sequences(second, first, True) if not call["batch_first"] else Sequences(first, second, False)
     value = value_or_copy(partition, call["input"], node)
     width, channels = partition.graph.width_of(call["input"].name, -1), shape_of(call["input"])[-1]
     last: list[Last] = []
@@ -74,12 +76,12 @@ def recurrent(partition: Partition, node: Node) -> None:
             how = Way(direction == 1, with_cells, tuple(first_ones))
             whole = layer.add(partition, name, value, width, sequences, how)
             last.append(
-                Last(whole, sequences, layer.hidden, layer.width, 0 if direction else sequences.steps - 1, with_cells)
+                Last(whole, sequences, layer.channels, layer.width, 0 if direction else sequences.steps - 1, with_cells)
             )
             is_read = with_cells and (len(directions) > 1 or number + 1 < len(layers))
             made.append(last[-1].states_alone(partition, node) if is_read else whole)
         value, width = made[0], total(*(each.width for each in directions))
-        channels = directions[0].hidden * len(directions)
+        channels = directions[0].channels * len(directions)
         if len(directions) > 1:
             value = f"{node.name}_layer_{number}"
             partition.add_inner(Kernel(value, sequences.key("concat", parts=2), tuple(made), (width, width)))
@@ -102,7 +104,7 @@ def cell(partition: Partition, node: Node) -> None:
     weights = (partition.parameter(call[name], node) for name in ("w_ih", "w_hh", "b_ih", "b_hh"))
     first_ones = tuple(value_or_copy(partition, state, node) for state in given)
     layer, sequences, how = (
-        Layer(op, hidden, units, *weights),
+        Layer(op, hidden, units, units, *weights),
         Sequences(samples, 1, False),
         Way(False, 1 in results, first_ones),
     )
@@ -116,7 +118,7 @@ def cell(partition: Partition, node: Node) -> None:
 
 
 def _first(partition: Partition, states: Node, node: Node, number: int) -> str:
-    """Name of the first state (N, hidden) of one layer and direction, of those of all."""
+    """Name of the first state (N, C) of one layer and direction, of those of all."""
     view = partition.placement.view_of(states, node).selected(0, number)
     if view.kind == PLAIN and view.is_everything(range(2)):
         return view.name
@@ -134,15 +136,26 @@ class Way:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer in one direction: its hidden units, if nothing is cut and as a width, and names of its weights."""
+    """One layer in one direction: names of its weights, and how wide it is.
+
+    Attributes
+    ----------
+    channels, width : of its states, if nothing is cut and as a width.
+    units : hidden units of each gate.
+    projection : the weight that makes states of the hidden units, if they are not the same.
+    learned : its name again if it is a parameter of the model, not computed from others.
+    """
 
     op: str
-    hidden: int
+    channels: int
     width: WidthExpr
+    units: WidthExpr
     read: str | None
     fed_back: str | None
-    read_bias: str | None
-    fed_back_bias: str | None
+    read_bias: str | None = None
+    fed_back_bias: str | None = None
+    projection: str | None = None
+    learned: str | None = None
 
     def add(
         self,
@@ -154,7 +167,7 @@ class Layer:
         how: Way,
     ) -> str:
         """Add its two kernels; returns the name of the states of all steps, and of the last cells behind them."""
-        gates, hidden = total(*[self.width] * GATES[self.op]), self.width
+        gates = total(*[self.units] * GATES[self.op])
         linear = sequences.key("conv2d", epilogue=("bias",), **POINTWISE)
         partition.add_inner(Kernel(f"{name}_read", linear, (value,), (width, gates), self.read, self.read_bias))
         order = "steps_first" if sequences.steps_first and sequences.samples > 1 else ""
@@ -166,25 +179,36 @@ class Layer:
             order=order,
             first="given" if how.first else "",
             cells="last" if how.with_cells else "",
+            states="projected" if self.projection else "",
         )
-        kernel = Kernel(name, key, (f"{name}_read", *how.first), (gates, hidden), self.fed_back, self.fed_back_bias)
+        kernel = Kernel(
+            name,
+            key,
+            (f"{name}_read", *how.first),
+            (gates, self.width),
+            self.fed_back,
+            self.fed_back_bias,
+            constants=(self.projection,) if self.projection else (),
+            learned=(self.learned,) if self.learned else (),
+        )
         return partition.add_inner(kernel)
 
 
 def _layers(partition: Partition, node: Node) -> Iterator[list[Layer]]:
     """The directions of each layer, forwards first."""
     call, op = Call(node), Call(node).name
-    each, directions = 4 if call["has_biases"] else 2, 2 if call["bidirectional"] else 1
-    if len(call["params"]) != each * directions * call["num_layers"]:
-        raise partition.refused("a recurrent layer with projections has no kernel yet", node)
-    names = [partition.parameter(weight, node) for weight in call["params"]]
-    for first in range(0, len(names), each * directions):
+    directions = 2 if call["bidirectional"] else 1
+    each = len(call["params"]) // (directions * call["num_layers"])
+    for first in range(0, len(call["params"]), each * directions):
         layer = list[Layer]()
         for at in range(first, first + each * directions, each):
-            read, fed_back, *biases = names[at : at + each]
-            states = call["params"][at + 1]
-            hidden, width = shape_of(states)[1], partition.graph.width_of(states.name, 1)
-            layer.append(Layer(op, hidden, width, read, fed_back, *(biases or (None, None))))
+            weights = call["params"][at : at + each]
+            read, fed_back, *others = [partition.parameter(weight, node) for weight in weights]
+            biases, projections = (others[:2], others[2:]) if call["has_biases"] else ([None, None], others)
+            learned = projections if partition.is_learned(weights[-1]) else []
+            channels, width = shape_of(weights[1])[1], partition.graph.width_of(weights[1].name, 1)
+            units = partition.graph.width_of(weights[-1].name, 1) if projections else width
+            layer.append(Layer(op, channels, width, units, read, fed_back, *biases, *projections, *learned))
         yield layer
 
 
