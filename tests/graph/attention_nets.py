@@ -270,6 +270,26 @@ class OneHeadByConstant(OneHead):
         return torch.sqrt(torch.tensor(width, dtype=torch.float32))
 
 
+class GatedByLargest(Separate):
+    """As YOLO-World writes it: the largest product opens a gate, and is divided by the root of a kept width."""
+
+    def largest(self, products: Tensor) -> Tensor:
+        return products.max(dim=-1)[0].view(products.shape[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.by_head(self.q(x), self.key_dim), self.by_head(self.k(x), self.key_dim)
+        gates = (self.largest(q @ k.mT) / self.key_dim**0.5).sigmoid()
+        made = self.by_head(self.v(x), self.value_dim) * gates[..., None]
+        return self.proj(made.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class GatedByPlaceOfLargest(GatedByLargest):
+    """The gate is where the largest product is, which no weight can make smaller."""
+
+    def largest(self, products: Tensor) -> Tensor:
+        return products.max(dim=-1)[1]
+
+
 class OfPixels(nn.Module):
     """As diffusion models write it: the queries say how many channels all three are reshaped to, and their root."""
 

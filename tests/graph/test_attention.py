@@ -31,6 +31,8 @@ from tests.graph.attention_nets import (
     Embedded,
     FittingHeads,
     FixedWidth,
+    GatedByLargest,
+    GatedByPlaceOfLargest,
     Gpt2,
     Gpt2Block,
     Gpt2WrittenOut,
@@ -138,6 +140,20 @@ def test_root_behind_products_of_one_head_is_made_up_for(kind: type[OneHead]) ->
         products = (net.q(x) * masked(WIDTH, READ)) @ net.k(x).mT / WIDTH**0.5
         wanted = net.proj(products.softmax(-1) @ (net.v(x) * masked(VALUES, MADE)))
         keep = {"q": READ, "v": MADE}
+        assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
+    checked_cut(graph, net.float(), keep, x.float())
+
+
+def test_root_behind_the_largest_products_is_made_up_for() -> None:
+    torch.manual_seed(1)
+    net, x = GatedByLargest().double().eval(), torch.randn(SHAPE, dtype=torch.float64)
+    graph = ChannelGraph.trace(net, (x,))
+    keep = {"q": READ, "v": MADE}
+    assert {group.name for group in graph.groups if group.frozen is None} == keep.keys()
+    with torch.no_grad():
+        q, k, v = FORMS["separate"].operands(net, x)
+        gates = (((q * masked(WIDTH, READ)) @ k.mT).amax(-1) / WIDTH**0.5).sigmoid()
+        wanted = net.proj((v * masked(VALUES, MADE) * gates[..., None]).transpose(1, 2).flatten(2))
         assert (graph.cut(net, keep)(x) - wanted).abs().max() <= 1e-12
     checked_cut(graph, net.float(), keep, x.float())
 
@@ -259,6 +275,7 @@ class KeysOfTheInput(Separate):
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
+        (GatedByPlaceOfLargest, "computes something else once it is cut ('/'"),
         (KeysOfTheInput, "is summed over with other channels"),
         (OneHeadByConstant, "is counted where the model computes something else once it is cut (torch.tensor"),
         (Mixed, "is divided by the root of its width"),

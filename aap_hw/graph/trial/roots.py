@@ -2,7 +2,8 @@
 
 The code may pass the number as a tensor: ``weights / torch.full([], q.shape[-1] ** 0.5)``, as that of GPT-2 does.
 It changes with the width of queries and keys as PyTorch's own does, and is made up for in the same way; see `scaling`.
-That a number is such a root shows when a trial cut changes it.
+That a number is such a root shows when a trial cut changes it. Only the largest products may be divided, or their mean,
+as YOLO-World does: of products that are twice as large, so is that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from aap_hw.graph.walk.labels import IntArray
 _OPERANDS = {
     "matmul": ("self", "other"), "bmm": ("self", "mat2"), "baddbmm": ("batch1", "batch2"), "einsum": ("0", "1"),
 }  # fmt: skip
+# What is twice as large for values that are.
+_POSITIVE = frozenset({"amax", "amin", "max", "mean", "min", "relu", "sum"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +113,24 @@ def _behind(labelling: Labelling, node: Node) -> Node | None:
 
 
 def _before(labelling: Labelling, node: Node) -> Node | None:
-    """The product that a node's value comes from, by moves alone, and that goes nowhere else.
+    """The product that a node's value comes from, by moves or as a maximum or mean, and that goes nowhere else.
 
     A mask that is added at once would be divided, too, and no weight makes up for that.
     """
-    while (source := moved(node)) is not None and len(source.users) == 1:
+    while (source := moved(node) or _as_large(node)) is not None and len(_used(source)) == 1:
         if source in labelling.products:
             return None if Call(source).name == "baddbmm" else source
         node = source
     return None
+
+
+def _as_large(node: Node) -> Node | None:
+    """What a node is as many times as large as, such as that which it is the maximum of; not for a maximum's place."""
+    is_place = any(Call(user).name == "getitem" and user.args[1] != 0 for user in _used(node))
+    sources = node.all_input_nodes
+    return sources[0] if Call(node).name in _POSITIVE and len(sources) == 1 and not is_place else None
+
+
+def _used(node: Node) -> list[Node]:
+    """Those that read a node, but for results of several that nobody reads."""
+    return [user for user in node.users if user.users or Call(user).name != "getitem"]
