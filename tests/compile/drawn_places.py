@@ -41,8 +41,12 @@ def resizings(draw: st.DrawFn) -> Case:
     factors = ""
     if how in ("nearest", "nearest-exact", "bilinear", "bicubic") and not corners and draw(st.booleans()):
         scales = [draw(st.sampled_from([0.6, 1.3, 1.7, 2.0, 2.3])) if s > 1 else 1.7 for s in size]
-        to, factors = tuple(math.floor(s * f) for s, f in zip(size, scales, strict=True)), ",".join(map(str, scales))
+        to = tuple(math.floor(s * f) for s, f in zip(size, scales, strict=True))
         made = F.interpolate(image, scale_factor=tuple(scales), mode=how)
+        # Keys have the factors that PyTorch goes by, which forgets some of nearest pixels of images.
+        is_forgotten = [how == "nearest" and t in (s, 2 * s) for s, t in zip(size, to, strict=True)]
+        said = zip(is_forgotten, to, size, scales, strict=True)
+        factors = ",".join(str(t / s if forgotten else f) for forgotten, t, s, f in said)
     elif how in ("mean", "largest"):
         made = (F.adaptive_avg_pool2d if how == "mean" else F.adaptive_max_pool2d)(image, to)
     elif how == "smooth":

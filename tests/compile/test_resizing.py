@@ -41,6 +41,7 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.interpolate(x, size=(3, 30), mode="bicubic", antialias=True),
     # Of images PyTorch forgets a factor that makes as many pixels or twice as many, of lines it does not.
     lambda x: F.interpolate(x[:, :, :4, :4], scale_factor=(1.2, 2.2)),
+    lambda x: F.interpolate(x[:, :, :1, :4], scale_factor=(1, 2.2)),
     lambda x: F.interpolate(x.flatten(2)[..., :4], scale_factor=2.2),
     lambda x: F.interpolate(x.flatten(2)[..., :4], scale_factor=1.2),
     lambda x: F.interpolate(x.flatten(2), scale_factor=2),
@@ -51,6 +52,7 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), size=(5, 4, 12), mode="trilinear", align_corners=True),
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), size=(2, 7, 5), mode="trilinear", align_corners=True),
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), scale_factor=2),
+    lambda x: F.interpolate(x.unflatten(2, (2, 4))[..., :4], scale_factor=(1, 2.2, 2.2)),
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), size=(3, 5, 7), mode="nearest-exact"),
     lambda x: F.adaptive_avg_pool3d(x.unflatten(2, (2, 4)), (2, 3, 5)),
     lambda x: F.adaptive_avg_pool3d(x.unflatten(2, (2, 4)), (1, 2, 4)),

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from aap_hw.compile.families.family import FAMILIES, Family, Shape, nothing
-from aap_hw.compile.families.spelt.resizing import TAPS, forgets_factor
+from aap_hw.compile.families.spelt.resizing import TAPS
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.errors import UserError
@@ -56,9 +56,6 @@ def axes_of(key: KernelKey) -> tuple[Taps, Taps]:
         scales: list[float | None] = [float(factor) for factor in factors.split(",")] if factors else [None, None]
         if how not in TAPS or len(scales) != 2 or 0 in key.along("to"):
             raise ValueError(how)
-        is_line = sizes[0] == (1, 1) and scales[0] == 1.0  # as lines are images of one row
-        if how == "nearest" and not is_line:
-            scales = [None if forgets_factor(*size) else scale for size, scale in zip(sizes, scales, strict=True)]
         rows, columns = (taps_of(how, *size, scale) for size, scale in zip(sizes, scales, strict=True))
         return rows, columns
     except ValueError as problem:

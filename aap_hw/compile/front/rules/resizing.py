@@ -10,6 +10,7 @@ import numpy as np
 from torch.fx import Node
 
 from aap_hw.compile.families.resizing import taps_of
+from aap_hw.compile.families.spelt.resizing import forgets_factor
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
@@ -43,6 +44,10 @@ def interpolation(partition: Partition, node: Node) -> None:
     if factors is None:
         named = [call.get(name) for name in ("scales_d", "scales_h", "scales_w", "scales")]
         factors = [factor for factor in named if factor is not None]
+    if call.name == "upsample_nearest2d":
+        sizes = list(zip(shape_of(call.first)[2:], shape_of(node)[2:], strict=True))
+        kept = zip(sizes, factors, strict=False)  # there may be none
+        factors = [made / size if forgets_factor(size, made) else factor for (size, made), factor in kept]
     resize = resized_volume if len(shape_of(node)) == 5 else resized
     resize(partition, node, call.first, how, [float(factor) for factor in factors])
 
@@ -62,8 +67,6 @@ def resized_volume(partition: Partition, node: Node, volume: Node, how: str, fac
     in_planes = _attributes(partition, node, how, (plane[0], plane[1]), (made[0], made[1]), factors[1:])
     across = (depth, math.prod(made)), (made_depth, math.prod(made))
     of_planes = _attributes(partition, node, how, *across, [factors[0], 1.0] if factors else [])
-    if how == "nearest" and (in_planes["factors"] or of_planes["factors"]):
-        raise partition.refused(f"{op_name(node)} of volumes by such factors has no kernel yet", node)
     if depth == made_depth:
         partition.emit(node, "resize", volume, [value], size=tuple(plane), batch=batch * depth, **in_planes)
         return
