@@ -39,9 +39,18 @@ def statement_at(function: ast.FunctionDef, line: int) -> ast.stmt:
 
 
 def read_of_self(code: ast.AST) -> list[str]:
-    """Names of the attributes of ``self`` that a piece of code reads."""
+    """Names of the attributes of ``self`` that a piece of code reads, and of theirs: ``"config.width"``."""
     reads = [node for node in ast.walk(code) if isinstance(node, ast.Attribute)]
-    return list(dict.fromkeys(n.attr for n in reads if isinstance(n.value, ast.Name) and n.value.id == _SELF))
+    return list(dict.fromkeys(name for each in reads if (name := _name_of(each))))
+
+
+def _name_of(code: ast.Attribute) -> str:
+    match code.value:
+        case ast.Name(id=name) if name == _SELF:
+            return code.attr
+        case ast.Attribute(attr=holder, value=ast.Name(id=name)) if name == _SELF:
+            return f"{holder}.{code.attr}"
+    return ""
 
 
 def _is_of_class(method: ast.FunctionDef) -> bool:

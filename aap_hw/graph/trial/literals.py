@@ -25,6 +25,7 @@ from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import own_frames
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at, with_self
+from aap_hw.graph.trial.configs import set_value, value_of
 from aap_hw.graph.trial.surprises import SPLITS
 from aap_hw.graph.trial.view_lengths import follower
 from aap_hw.graph.walk.labelling import Labelling
@@ -51,7 +52,7 @@ class Attribute:
     module
         Path of the module.
     name
-        Of the attribute.
+        Of the attribute, or of one of an object that is an attribute: ``"config.width"``.
     counts
         The number, or each of the numbers, as a function of group widths.
     sequence
@@ -66,7 +67,7 @@ class Attribute:
     def set_in(self, model: nn.Module, widths: Mapping[str, int]) -> None:
         """Give the attribute the value that belongs to the widths."""
         numbers = [count.at(widths) for count in self.counts]
-        setattr(model.get_submodule(self.module), self.name, self.sequence(numbers) if self.sequence else numbers[0])
+        set_value(model.get_submodule(self.module), self.name, self.sequence(numbers) if self.sequence else numbers[0])
 
 
 def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) -> tuple[Attribute, ...]:
@@ -84,7 +85,7 @@ def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) ->
         if (module := _module_at(model, path)) is None:
             continue
         for names in [*_names_around(literal.node), _names_in_class(type(module))]:
-            values = {name: getattr(module, name, None) for name in names}
+            values = {name: value_of(module, name) for name in names}
             found = [_counting(path, name, value, known, numbers) for name, value in values.items()]
             if any(found):
                 return tuple(filter(None, found))
@@ -94,7 +95,7 @@ def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) ->
 def is_guessed(literal: Literal, attributes: Sequence[Attribute], model: nn.Module, grouping: Grouping) -> bool:
     """Whether pieces are taken at a number that changes with a width and that none of the attributes is behind."""
     numbers = {number for number, ids in literal.counts if width_of_ids(ids, grouping).terms}
-    values = [getattr(model.get_submodule(each.module), each.name) for each in attributes]
+    values = [value_of(model.get_submodule(each.module), each.name) for each in attributes]
     is_derived = any(each.sequence for each in attributes) or not numbers.issuperset(values)
     return Call(literal.node).name in SPLITS and not is_derived and bool(numbers.difference(values))
 

@@ -23,6 +23,7 @@ from aap_hw.graph.groups.widths import width_of_ids
 from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import explain, own_frames
 from aap_hw.graph.trial.checks import checked_counts
+from aap_hw.graph.trial.configs import value_of
 from aap_hw.graph.trial.counted import (
     keep_padding,
     tie_both_sides,
@@ -161,7 +162,7 @@ def _tied_by_one_number(
     is_new = False
     for literal, attributes in explained:
         for attribute in attributes:
-            value = getattr(ran.get_submodule(attribute.module), attribute.name)
+            value = value_of(ran.get_submodule(attribute.module), attribute.name)
             counted = next((ids for number, ids in literal.counts if number == value), None)
             if counted is None:
                 continue

@@ -22,6 +22,7 @@ from aap_hw.graph.groups.widths import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import own_frames, path_of
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at
+from aap_hw.graph.trial.configs import value_of
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.rules.filled import FILLED, NUMBERED
 
@@ -66,10 +67,10 @@ def follower(node: Node, dim: int, ids: IntArray, count: WidthExpr, module: nn.M
     number, neighbours_are_one = ids.size, ids.size > 1 and bool(ids[0] == ids[1])
     found: list[tuple[int, Follower]] = []
     for name in dict.fromkeys(_names(node, dim, module)):
-        value = getattr(module, name, None)
+        value = value_of(module, name)
         if type(value) is not int or value < 1:
             continue
-        as_count, counts_heads = _as(value, number, count), bool(_IS_COUNT.search(name))
+        as_count, counts_heads = _as(value, number, count), bool(_IS_COUNT.search(name.rpartition(".")[2]))
         if as_count is not None and (value == number or counts_heads <= neighbours_are_one):
             found.append(((value != number) * 2 + (counts_heads != neighbours_are_one), Follower(name, (as_count,))))
     if found:
@@ -85,7 +86,7 @@ def _in_sequence(node: Node, dim: int, number: int, count: WidthExpr, module: nn
         places = [each for argument in arguments for each in _subscripts(argument)]
         places += [(name, None) for argument in arguments for name in _reads(argument, at, _DEPTH)]
         for name, place in dict.fromkeys(places):
-            value = getattr(module, name, None)
+            value = value_of(module, name)
             if not isinstance(value, (tuple, list)) or any(type(each) is not int for each in value):
                 continue
             if place is None:
