@@ -71,22 +71,23 @@ class Squeezing(nn.Module):
 
 
 class Concatenating(nn.Module):
-    """A dense block, batch norms before convolutions, and a plain concatenation behind it."""
+    """A dense block, batch norms before convolutions, a shortcut among zeros, and a plain concatenation behind."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.one, self.two = (
             nn.Conv2d(3, 16, 3, 2, 1),
-            nn.Conv2d(16, 24, 3, 1, 1),
-            nn.Conv2d(40, 24, 3, 1, 1),
+            nn.Conv2d(16, 40, 3, 1, 1),
+            nn.Conv2d(56, 24, 3, 1, 1),
         )
-        self.first, self.second = nn.BatchNorm2d(16), nn.BatchNorm2d(40)
-        self.linear = nn.Linear(64, 10)
+        self.first, self.second = nn.BatchNorm2d(16), nn.BatchNorm2d(56)
+        self.linear = nn.Linear(80, 10)
+        self.sides = (8, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         stem = self.stem(x)
         pooled = F.max_pool2d(stem, 3, 2, 1)
-        one = self.one(F.relu(self.first(pooled)))
+        one = self.one(F.relu(self.first(pooled))) + F.pad(pooled, (0, 0, 0, 0, *self.sides))
         two = self.two(F.relu(self.second(torch.cat([pooled, one], 1))))
         return self.linear(torch.cat([pooled, one, two], 1).mean((2, 3)))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
-from aap_hw.models.cifar_resnet import CifarResNet
+from tests.graph.constructs.padded import PaddedByANumber
 from tests.graph.ground_truth import (
     IMAGES,
     assert_cut_equals_silenced,
@@ -32,14 +32,12 @@ def test_channels_that_must_not_be_cut_are_frozen_with_a_reason(name: str) -> No
 
 
 def test_the_reason_names_the_call_as_it_is_written_and_its_line() -> None:
-    graph = ChannelGraph.trace(CifarResNet(3), (torch.zeros(1, 3, 32, 32),))
+    graph = ChannelGraph.trace(PaddedByANumber(), (torch.zeros(IMAGES),))
     frozen = {group.name: group.frozen for group in graph.groups if group.frozen}
-    assert list(frozen) == ["conv1", "layer2.0.conv2", "layer3.0.conv2", "linear"]
-    reason = frozen["conv1"]
-    assert reason is not None
-    assert reason.startswith("is padded with extra channels (F.pad, cifar_resnet.py:")
-    assert frozen["linear"] is not None
-    assert frozen["linear"].startswith("reaches the network's output (nn.Linear 'linear', cifar_resnet.py:")
+    assert list(frozen) == ["wide", "head.linear"]
+    padded, read = map(str, frozen.values())
+    assert padded.startswith("meets extra channels, in a number that the model's code fixes (F.pad, base.py:")
+    assert read.startswith("reaches the network's output (nn.Linear 'head.linear', nets.py:")
 
 
 def test_both_sides_of_an_addition_freeze_if_one_does() -> None:

@@ -37,8 +37,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "resnet18": (tv.resnet18, 13, 1),
     "resnet50": (tv.resnet50, 38, 1),
     "vgg16_bn": (vgg16_bn, 16, 1),
-    "resnet20": (functools.partial(CifarResNet, 3), 13, 4),
-    "resnet56": (functools.partial(CifarResNet, 9), 31, 4),
+    "resnet20": (functools.partial(CifarResNet, 3), 13, 1),
+    "resnet56": (functools.partial(CifarResNet, 9), 31, 1),
     "small densenet": (functools.partial(tv.DenseNet, 4, (2, 3), 8, num_classes=10), 13, 1),
     "small shufflenet": (functools.partial(tv.ShuffleNetV2, [2, 2, 2], [8, 16, 32, 64, 32]), 12, 1),
 }

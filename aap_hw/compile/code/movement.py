@@ -12,7 +12,7 @@ from aap_hw.compile.code.elementwise import scaled_and_shifted
 from aap_hw.compile.code.expressions import number
 from aap_hw.compile.code.function import activations, apply_epilogue, factors
 from aap_hw.compile.families import Shape, family_of, image_shape
-from aap_hw.compile.families.movement import PADDING_MODES, borders_of, even_split, padding_start, slice_start
+from aap_hw.compile.families.movement import PADDING_MODES, borders_of, even_split, slice_start, zeros_before
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 
@@ -74,7 +74,7 @@ def flatten(address: Address) -> Definition:
 @DEFINITIONS.register("pad_channels")
 def pad_channels(address: Address) -> Definition:
     """Channels of zeros before and behind those of the image."""
-    key, before = address.key, padding_start(address)
+    key, before = address.key, zeros_before(address)
 
     def value(inputs: Any, n: Any, y: Any, x: Any, c: Any) -> Any:
         is_inside = tirx.all(c >= before, c < before + address.width_in)

@@ -20,7 +20,7 @@ from aap_hw.compile.cpu.kernels import KERNELS
 from aap_hw.compile.cpu.loops import channel_loop, light_kernel, pixel_loop, row_loop
 from aap_hw.compile.cpu.padding import copy, fill
 from aap_hw.compile.families import family_of
-from aap_hw.compile.families.movement import PADDING_MODES, borders_of, padding_start, slice_start
+from aap_hw.compile.families.movement import PADDING_MODES, borders_of, slice_start, zeros_before
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.target import CpuTarget
 
@@ -93,7 +93,7 @@ def write_padded(address: Address, target: CpuTarget, image: Any, output: Any, f
 
 def _write_channels(address: Address, target: CpuTarget, image: Any, output: Any, filling: Any) -> None:
     """The filling, the image, and the filling."""
-    shape, before = family_of(address.key).output(address), padding_start(address)
+    shape, before = family_of(address.key).output(address), zeros_before(address)
     width_in, width_out = address.width_in, address.width_out
 
     def fill_channels(first: Any, count: int) -> None:

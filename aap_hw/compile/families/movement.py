@@ -18,10 +18,9 @@ def slice_start(address: Address) -> int:
     return int(side) * address.width_out
 
 
-def padding_start(address: Address) -> int:
-    """How many channels of zeros lie before an image's own, which are the first, the last, or those in the middle."""
-    new = address.width_out - address.width_in
-    return {"first": 0, "last": new, "middle": new // 2}[address.key.attribute("side")]
+def zeros_before(address: Address) -> int:
+    """How many channels of zeros `pad_channels` puts before an image's own, which end at the second of its widths."""
+    return address.widths[1] - address.width_in
 
 
 def even_split(channels: int, parts: int) -> list[int]:

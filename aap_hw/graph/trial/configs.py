@@ -1,8 +1,11 @@
-"""Numbers that a module keeps as attributes, or in an object that it keeps: ``self.width``, ``self.config.width``.
+"""Numbers that a module keeps as attributes, or in something that it keeps: ``self.width``, ``self.config.width``.
 
 Many modules mostly share one configuration, and what one of them counts by it, others may not. A number in it is
 changed in a copy that the module then has alone. What copies to itself, as classes and members of an `Enum` do, is left
 out, as are modules, whose attributes are their own, and values that an object computes or keeps under another name.
+
+A function that a module keeps may know numbers of the code that made it: ``Lambda(lambda x: F.pad(x, (0, planes)))``.
+The module gets a copy that knows others.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ def value_of(module: nn.Module, name: str) -> object:
     holder, _, leaf = name.rpartition(".")
     if not holder:
         return getattr(module, leaf, None)
+    if f"{holder}.{leaf}" in enclosed(module):
+        return inspect.getclosurevars(vars(module)[holder]).nonlocals.get(leaf)
     configuration = vars(module).get(holder)
     if isinstance(configuration, _NO_CONFIGURATIONS) or not hasattr(configuration, "__dict__"):
         return None
@@ -35,9 +40,29 @@ def set_value(module: nn.Module, name: str, value: object) -> None:
     if not holder:
         setattr(module, leaf, value)
         return
-    configuration = copy.copy(getattr(module, holder))
+    if isinstance(function := getattr(module, holder), types.FunctionType):
+        setattr(module, holder, _knowing(function, leaf, value))
+        return
+    configuration = copy.copy(function)
     vars(configuration)[leaf] = value  # an object may refuse to be changed, as frozen data classes do
     setattr(module, holder, configuration)
+
+
+def enclosed(module: nn.Module) -> list[str]:
+    """Names of what the functions that a module keeps know of the code that made them: ``"function.planes"``."""
+    functions = {name: each for name, each in vars(module).items() if isinstance(each, types.FunctionType)}
+    return [f"{name}.{variable}" for name, each in functions.items() for variable in each.__code__.co_freevars]
+
+
+def _knowing(function: types.FunctionType, variable: str, value: object) -> types.FunctionType:
+    """A copy of a function that knows another value of a variable."""
+    known = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    known[variable] = types.CellType(value)
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(known.values())
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 def _is_copied(configuration: object) -> bool:

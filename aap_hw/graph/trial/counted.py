@@ -13,7 +13,7 @@ j of each goes with column j, then.
 Slices may take a share of what they slice, such as a half: ``x[:, : x.shape[1] // 2]`` is right if channel j of every
 share goes together. Those of a split may be of several lengths: ``x.split([self.width, 2 * self.width], 1)``.
 
-Padding may put half of the new channels on each side: ``F.pad(x, (0, 0, 0, 0, self.new // 2, self.new // 2))``.
+Where padding adds channels in a number that no attribute explains, those that it pads can still go.
 """
 
 from __future__ import annotations
@@ -94,18 +94,6 @@ def tie_equal_parts(labelling: Labelling, pieces: Sequence[Node]) -> bool:
             parts = ids.reshape(-1, share)
             labelling.ties.tie(parts, parts[:1], explain(_SHARED, literal.node))
             found = True
-    return found
-
-
-def tie_both_sides(labelling: Labelling, pads: Sequence[Node]) -> bool:
-    """Tie the channels that padding adds before others to those behind, if they are as many; whether any are."""
-    found = False
-    for literal in labelling.literals:
-        if literal.node in pads and Call(literal.node).name in PADS and len(literal.counts) > 1:
-            (before, first), (behind, last) = literal.counts
-            if before == behind:
-                labelling.ties.tie(first, last, explain(_PADDED, literal.node))
-                found = True
     return found
 
 

@@ -26,7 +26,6 @@ from aap_hw.graph.trial.checks import checked_counts
 from aap_hw.graph.trial.configs import value_of
 from aap_hw.graph.trial.counted import (
     keep_padding,
-    tie_both_sides,
     tie_equal_lengths,
     tie_equal_parts,
     tie_pieces_to_columns,
@@ -120,7 +119,6 @@ def _tried_when_tied(
         lambda: tie_equal_lengths(labelling, blamed),
         lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_pieces_to_columns(labelling, blamed),
         lambda: tie_equal_parts(labelling, blamed),
-        lambda: tie_both_sides(labelling, blamed),
         lambda: keep_padding(labelling, blamed),
     )
     for is_tied in ways:

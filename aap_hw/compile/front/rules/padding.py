@@ -121,7 +121,7 @@ def pad(partition: Partition, node: Node) -> None:
     if min(map(min, amounts)) < 0 or amounts[0] != (0, 0) or how.mode not in PADDING_MODES or not is_float or rank < 2:
         raise partition.refused("this padding has no kernel yet", node)
     if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and how == Padding():
-        _pad_channels(partition, node, *amounts[1])
+        _pad_channels(partition, node)
         return
     is_image = partition.placement.is_image(image)
     feeds = any(Call(user).name.startswith("conv") for user in node.users)
@@ -135,19 +135,16 @@ def pad(partition: Partition, node: Node) -> None:
     partition.placement.defer(node, Padded(image, value, sides, how, rows), is_image=not rows)
 
 
-def _pad_channels(partition: Partition, node: Node, before: int, behind: int) -> None:
-    """Zero channels around those of an image: behind them and then before them, unless they are as many in any plan."""
-    image, graph = Call(node).first, partition.graph
-    shape, value = shape_of(image), partition.placement.value_of(image, node)
-    width, rest = graph.width_of(image.name), graph.width_of(node.name, 1, slice(before, None))
-    if not before or not behind:
-        partition.emit(node, "pad_channels", image, [value], side="last" if before else "first")
-    elif graph.width_of(node.name, 1, slice(before)) == graph.width_of(node.name, 1, slice(-behind, None)):
-        partition.emit(node, "pad_channels", image, [value], side="middle")
-    else:
-        key = KernelKey.make("pad_channels", shape[2:], shape[0], side="first")
-        value = partition.add_inner(Kernel(f"{node.name}_behind", key, (value,), (width, rest)))
-        partition.emit(node, "pad_channels", image, [value], width_in=rest, side="last")
+def _pad_channels(partition: Partition, node: Node) -> None:
+    """Zero channels around those of an image; how many come with these up to their end is a width of its own."""
+    call = Call(node)
+    image, shape = call.first, shape_of(call.first)
+    end = shape[1] + added_by_padding(call)[1][0]
+    key = KernelKey.make("pad_channels", shape[2:], shape[0])
+    widths = [partition.graph.width_of(node.name, 1, slice(stop)) for stop in (end, None)]
+    inputs = (partition.placement.value_of(image, node),)
+    kernel = Kernel(node.name, key, inputs, (partition.graph.width_of(image.name), *widths))
+    partition.add(node, kernel, is_image=True)
 
 
 def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how: Padding) -> bool:

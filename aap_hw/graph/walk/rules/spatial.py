@@ -90,7 +90,7 @@ def pad(state: Labelling, call: Call) -> Result:
     """Padding a channel axis adds channels that no filter makes, before and behind those that are there.
 
     They meet others that layers make, as in the shortcuts of small ResNets, and can go with these if the code's numbers
-    follow.
+    follow. Those of two equally wide sides, mostly halves of one number, go two by two.
     """
     labels = state.of(call.first)
     amounts = added_by_padding(call)
@@ -102,6 +102,8 @@ def pad(state: Labelling, call: Call) -> Result:
         state.freeze(labels, "is padded with extra channels", call)
         return labels.none(labels.rank)
     before, behind = (state.ties.new_atoms(amount) for amount in amounts[dim])
+    if before.size == behind.size:
+        state.tie(before, behind, call)
     state.literal(call, [(ids.size, ids) for ids in (before, behind) if ids.size])
     return Labels.along(labels.rank, dim, np.concatenate([before, labels.ids.ravel(), behind]))
 
