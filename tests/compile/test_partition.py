@@ -272,7 +272,7 @@ def test_depthwise_first_layer_compiles_to_what_pytorch_computes(tmp_path: Path)
         # What is before a norm by the statistics of the batch keeps its schedule.
         (lambda m, x: F.batch_norm(m.conv(x), None, None, training=True), "1 batch_norm"),
         (lambda m, x: F.batch_norm(torch.cat([m.conv(x), x], 1), None, None, training=True), "1 batch_norm"),
-        (lambda m, x: F.unfold(m.conv(x), 3, padding=1), "1 im2col"),
+        (lambda m, x: F.fold(F.unfold(m.conv(x), 3, padding=1), 8, 3, padding=1), "1 col2im"),
     ],
 )
 def test_operator_without_a_schedule_becomes_a_kernel_on_the_slow_path(

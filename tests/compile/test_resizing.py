@@ -62,6 +62,12 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
     # Of a rectified image, the largest value of a window is never below 0, as what lies outside might be.
     lambda x: F.adaptive_max_pool2d(F.relu(x), (3, 5)),
     lambda x: F.adaptive_max_pool2d(x, 1),
+    lambda x: F.adaptive_max_pool1d(x.flatten(2), 7),
+    lambda x: F.adaptive_max_pool3d(x.unflatten(2, (2, 4)), (2, 3, 5)),
+    # Windows so large that their code would take long to compile.
+    lambda x: F.max_pool2d(F.interpolate(x, scale_factor=2), (16, 24)),
+    lambda x: F.max_pool2d(F.interpolate(x, scale_factor=2), 17, 3, padding=8),
+    lambda x: F.avg_pool2d(F.interpolate(x, scale_factor=2), (16, 24)),
 ]
 
 

@@ -43,3 +43,14 @@ def adaptive_pool(partition: Partition, node: Node) -> None:
         resized(partition, node, image, "mean")
     else:
         resized_volume(partition, node, image, "mean")
+
+
+def largest_of_windows(partition: Partition, node: Node, call: Call) -> None:
+    """Add the kernels of the first result of an adaptive maximum, whose second are places."""
+    image, axes = call["self"], int(call.name[-2])
+    if not is_image_of(image, 2 + axes):
+        raise partition.refused("pooling of one image without a batch axis has no kernel", node)
+    if math.prod(shape_of(node)[2:]) == 1:
+        reduced(partition, node, node, image, range(2, 2 + axes), "reduce", of="amax")
+    else:
+        (resized_volume if axes == 3 else resized)(partition, node, image, "largest")

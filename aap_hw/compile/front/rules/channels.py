@@ -10,11 +10,11 @@ import torch
 from torch.fx import Node
 
 from aap_hw.compile.front.network import Kernel
+from aap_hw.compile.front.rules.adaptive import largest_of_windows
 from aap_hw.compile.front.rules.elementwise import has_running_statistics, normalization_of, with_activation
-from aap_hw.compile.front.rules.movement import moved, part, side_by_side
+from aap_hw.compile.front.rules.movement import expanded, moved, part, side_by_side
 from aap_hw.compile.front.rules.pooling import pooled
 from aap_hw.compile.front.rules.registry import Takes, rule
-from aap_hw.compile.front.rules.resizing import resized
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
@@ -78,15 +78,19 @@ def piece(partition: Partition, node: Node) -> None:
     """
     call, graph = Call(node), partition.graph
     pieces, index = call["self"], call["index"]
-    image, name = Call(pieces).first, Call(pieces).name
-    if name == "adaptive_max_pool2d" and index == 0 and len(shape_of(image)) == 4:
-        resized(partition, node, image, "largest")
+    name = Call(pieces).name
+    if name == "broadcast_tensors":
+        expanded(partition, node, Call(pieces)["tensors"][index])
+        return
+    if name.startswith("adaptive_max_pool") and index == 0:
+        largest_of_windows(partition, node, Call(pieces))
         return
     if name == "max_pool2d_with_indices" and index == 0:
         pooled(partition, node, Call(pieces))
         return
     if name not in (*SPLITS, "unbind"):
         raise partition.refused("this result has no kernel yet", node)
+    image = Call(pieces).first
     dim = Call(pieces)["dim"] % len(shape_of(image))
     if name == "unbind":
         moved(partition, node, lambda view: view.selected(dim, index % shape_of(image)[dim]), image)

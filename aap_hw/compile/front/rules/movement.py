@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.copies import image_order, strided_copy
+from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.slow import TYPES
 from aap_hw.compile.front.views import NoView, View
+from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
@@ -141,17 +144,22 @@ def roll(partition: Partition, node: Node) -> None:
 @rule("expand", "expand_as", "broadcast_to", takes=Takes.ANYTHING)
 def expand(partition: Partition, node: Node) -> None:
     """Axes of length 1, repeated."""
-    before, after = shape_of(Call(node).first), shape_of(node)
+    expanded(partition, node, Call(node).first)
+
+
+def expanded(partition: Partition, node: Node, source: Node) -> None:
+    """The value of a node is that of another with axes of length 1 repeated."""
+    before, after = shape_of(source), shape_of(node)
     new = len(after) - len(before)
 
-    def expanded(view: View) -> View:
+    def repeated(view: View) -> View:
         view = replace(view, axes=(*[()] * new, *view.axes))
         for dim, size in enumerate(after):
             if size != ([1] * new + list(before))[dim]:
                 view = view.repeated(dim, size, length=partition.graph.width_of(node.name, dim))
         return view
 
-    moved(partition, node, expanded)
+    moved(partition, node, repeated, source)
 
 
 @rule("repeat", "tile", takes=Takes.ANYTHING)
@@ -225,12 +233,15 @@ def windows(partition: Partition, node: Node) -> None:
 
 @rule("im2col", takes=Takes.ANYTHING)
 def patches(partition: Partition, node: Node) -> None:
-    """Windows of an image as columns (N, C*KH*KW, windows), without padding."""
-    call, (height, width) = Call(node), shape_of(Call(node).first)[2:]
-    if any(call["padding"]):
-        raise partition.refused("windows that reach beyond the image have no kernel yet", node)
-    pairs = list(zip(call["kernel_size"], call["stride"], call["dilation"], (height, width), strict=True))
-    made = partition.lengths_of(node)
+    """Windows of an image as columns (N, C*KH*KW, windows), with zeros around the image first."""
+    call = Call(node)
+    image, around = call.first, list(call["padding"])
+    if image.meta["val"].dtype != torch.float32 or len(shape_of(image)) != 4:
+        raise partition.refused(f"{op_name(node)} of these values has no kernel yet", node)
+    n, channels, *size = shape_of(image)
+    sizes = [extent + 2 * each for extent, each in zip(size, around, strict=True)]
+    pairs = list(zip(call["kernel_size"], call["stride"], call["dilation"], sizes, strict=True))
+    made, width = partition.lengths_of(node), partition.graph.width_of(image.name)
 
     def columns(view: View) -> View:
         for axis, (size, step, dilation, length) in enumerate(pairs, start=2):
@@ -238,4 +249,29 @@ def patches(partition: Partition, node: Node) -> None:
             view = view.windows(axis, count, size, step, dilation)
         return view.permuted((0, 1, 4, 5, 2, 3)).reshaped(made, shape_of(node))
 
-    moved(partition, node, columns)
+    if not any(around):
+        moved(partition, node, columns)
+        return
+    value = partition.placement.value_of(image, node)
+    key = KernelKey.make("pad", size, n, padding=tuple(around))
+    padded = partition.add_inner(Kernel(f"{node.name}_padded", key, (value,), (width, width)))
+    lengths = [WidthExpr(n), width, *map(WidthExpr, sizes)]
+    partition.placement.move(node, columns(View.of(padded, lengths, (n, channels, *sizes), (0, 2, 3, 1), PLAIN)))
+
+
+@rule("col2im", takes=Takes.ANYTHING)
+def unpatched(partition: Partition, node: Node) -> None:
+    """Columns (N, C*KH*KW, windows) back to an image where no windows overlap or are apart."""
+    call, shape = Call(node), shape_of(node)
+    window = list(call["kernel_size"])
+    is_tiled = list(call["stride"]) == window and not any(call["padding"]) and set(call["dilation"]) == {1}
+    if not is_tiled or len(shape) != 4 or any(size % each for size, each in zip(shape[2:], window, strict=True)):
+        raise partition.refused("windows that overlap have no kernel yet that adds them up", node)
+    made, counts = partition.lengths_of(node), [size // each for size, each in zip(shape[2:], window, strict=True)]
+    inner = [*map(WidthExpr, (*window, *counts))]
+
+    def tiled(view: View) -> View:
+        split = view.reshaped([*made[:2], *inner], (*shape[:2], *window, *counts))
+        return split.permuted((0, 1, 4, 2, 5, 3)).reshaped(made, shape)
+
+    moved(partition, node, tiled)

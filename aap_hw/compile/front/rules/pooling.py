@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.fx import Node
 from aap_hw.compile.families.windows import Axis
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
+from aap_hw.compile.front.rules.resizing import MOST_TERMS
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
@@ -56,19 +58,41 @@ def pooled(partition: Partition, node: Node, call: Call) -> None:
     for numbers in zip(size, kernel, stride, padding, dilation, strict=True):
         if Axis(*numbers, ceil=is_ceiled, padding_end=numbers[3]).misses_image:
             raise partition.refused("pooling with windows that lie outside of the image has no kernel", node)
+    value, width = partition.placement.value_of(image, node), partition.graph.width_of(image.name)
+    ceil = "1" if is_ceiled else ""
+    if math.prod(kernel) > MOST_TERMS and name.startswith("avg") and kernel == size and not (any(padding) or divisor):
+        partition.emit(node, "global_avg_pool2d", image, [value])
+        return
+    if math.prod(kernel) > MOST_TERMS and name.startswith("max") and 1 not in kernel:
+        # First down, then across: the code of a window grows with its size.
+        windows = {"kernel": kernel, "stride": stride, "padding": padding}
+        windows |= {"dilation": dilation} if dilation != (1, 1) else {}
+        key = KernelKey.make("max_pool2d", size, shape_of(image)[0], ceil=ceil, **_along(0, windows))
+        value = partition.add_inner(Kernel(f"{node.name}_columns", key, (value,), (width, width)))
+        between = (1, *shape_of(node)[2:])[-2], size[1]
+        partition.emit(node, "max_pool2d", image, [value], size=between, ceil=ceil, **_along(1, windows))
+        return
     partition.emit(
         node,
         "sum_pool2d" if divisor else f"{name[:-2]}2d",
         image,
-        [partition.placement.value_of(image, node)],
+        [value],
         kernel=kernel,
         stride=stride,
         padding=padding,
         dilation=dilation if dilation != (1, 1) else "",
-        ceil="1" if is_ceiled else "",
+        ceil=ceil,
         padding_counts="no" if any(padding) and call.get("count_include_pad") is False and not divisor else "",
         divisor=divisor,
     )
+
+
+def _along(axis: int, windows: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """The attributes of windows that are as wide as others along one axis, and one pixel along the other."""
+    found: dict[str, Any] = {name: [0, 0] if name == "padding" else [1, 1] for name in windows}
+    for name, pair in windows.items():
+        found[name][axis] = pair[axis]
+    return found
 
 
 @rule("max_pool3d", "avg_pool3d", takes=Takes.ANYTHING)
