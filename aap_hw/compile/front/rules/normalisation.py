@@ -12,6 +12,7 @@ from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.elementwise import with_activation
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
 
@@ -27,26 +28,23 @@ def over_channels(partition: Partition, node: Node) -> None:
     bias = partition.parameter(call.get("bias"), node)
     shape, rank = shape_of(vectors), len(call["normalized_shape"])
     is_of_images = rank > 1 and rank == len(shape) - 1 and set(shape[2:]) == {1}
-    if (rank != 1 and not is_of_images) or len(shape) < 2 or (bias and not weight):
-        raise partition.refused(f"{op_name(node)} over several axes has no kernel yet", node)
+    is_of_several = rank > 1 and not is_of_images
+    is_cut = is_of_several and any(length.terms for length in partition.lengths_of(vectors))
+    if is_cut or len(shape) <= rank or len(shape) < 2 or (bias and not weight):
+        raise partition.refused(f"{op_name(node)} over these axes has no kernel yet", node)
     if not is_of_images and not partition.has_fixed_rows(vectors):
         raise partition.refused("a normalisation of as many vectors as there are channels has no kernel yet", node)
     epsilon = torch.finfo(torch.float32).eps if call["eps"] is None else call["eps"]
     placement = partition.placement
     inputs = [(placement.value_of if is_of_images else placement.value_in_order)(vectors, node)]
     last, steps = with_activation(partition, node)
-    partition.emit(
-        last,
-        call.name,
-        vectors,
-        inputs,
-        rows=not is_of_images,
-        weight=weight,
-        bias=bias,
-        eps=repr(float(epsilon)),
-        affine="1" if weight else "",
-        epilogue=steps,
-    )
+    how = {"eps": repr(float(epsilon)), "affine": "1" if weight else "", "epilogue": steps}
+    if is_of_several:  # as one axis
+        key = KernelKey.make(call.name, (math.prod(shape[1:-rank]), 1), shape[0], **how)
+        width = WidthExpr(math.prod(shape[-rank:]))
+        partition.add(last, Kernel(last.name, key, tuple(inputs), (width, width), weight, bias), is_image=False)
+        return
+    partition.emit(last, call.name, vectors, inputs, rows=not is_of_images, weight=weight, bias=bias, **how)
 
 
 @rule("group_norm", "instance_norm", takes=Takes.ANYTHING)
