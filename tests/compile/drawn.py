@@ -208,16 +208,20 @@ def products(draw: st.DrawFn) -> Case:
 
 @st.composite
 def attentions(draw: st.DrawFn) -> Case:
-    n, heads, queries, keys = draw(BATCH), draw(st.integers(1, 3)), draw(ODD), draw(ODD)
+    n, queries, keys = draw(BATCH), draw(ODD), draw(ODD)
     inner, columns, random = draw(st.integers(1, 70)), draw(st.integers(1, 70)), numbers(draw)
     shapes = (queries, inner), (keys, inner), (keys, columns)
-    query, key, value = (lying(draw, random, n, heads, *shape) for shape in shapes)
+    shared, of_keys = draw(st.sampled_from([1, 1, 2])), draw(st.integers(1, 3))  # queries' heads share those of keys
+    heads = shared * of_keys
+    query = lying(draw, random, n, heads, *shapes[0])
+    key, value = (lying(draw, random, n, of_keys, *shape) for shape in shapes[1:])
     masks = [lying(draw, random, n, heads, queries, keys) for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2])))]
     known = [draw(st.booleans()) for _ in (query, key, value, *masks)]
     is_hiding, is_causal, by_head = bool(masks) and draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
     scale = draw(st.sampled_from(["", "0.3"]))
     factor = float(scale or 1 / math.sqrt(inner))
     q, k, v = (each.tensor.double() for each in (query, key, value))
+    k, v = (each.repeat_interleave(shared, 1) for each in (k, v))
     scores, sizes = factor * (q @ k.mT), factor * (q.abs() @ k.abs().mT)
     for mask in masks:
         if is_hiding:
@@ -237,6 +241,7 @@ def attentions(draw: st.DrawFn) -> Case:
         "masked": "unseen" if is_hiding else "",
         "masked_by": tuple("constant" if each else "computed" for each in known[3:]),
         "constant": tuple(name for name, each in zip(("query", "key", "value"), known, strict=False) if each),
+        "shared": shared if shared > 1 else "",
         "causal": "1" if is_causal else "",
         "made": "heads" if by_head else "",
         "scale": scale,

@@ -117,6 +117,18 @@ CASES = [
         lambda m, a, b: torch.atanh(a * 0.1) + b,
         ("add(mul(sub(log1p(mul(x0,0.1)),log1p(neg(mul(x0,0.1)))),0.5),x1) nyc+nyc",),
     ),
+    Case(
+        lambda m, a, b: a.sigmoid().logit(0.1) + b,
+        ("log(div(clamp(sigmoid(x0),0.1,0.9),sub(1,clamp(sigmoid(x0),0.1,0.9)))) nyc", "add"),
+    ),
+    Case(
+        lambda m, a, b: (b / a.relu()).nan_to_num(1, 2).clamp(-3, 3),
+        (
+            "clamp(where(isnan(div(x0,relu(x1))),1,where(eq(div(x0,relu(x1)),1e999),2,"
+            "clamp(div(x0,relu(x1)),-3.40282347e38,3.40282347e38))),-3,3) nyc+nyc",
+        ),
+    ),
+    Case(lambda m, a, b: ((a > 0) ^ (b > 0)) * a, ("mul(ne(gt(x0,0),gt(x1,0)),x0) nyc+nyc",)),
     Case(lambda m, a, b: a * 1 + b * 0.5 * 2, ("add(x0,mul(mul(x1,0.5),2)) nyc+nyc",)),
 ]  # fmt: skip
 

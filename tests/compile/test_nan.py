@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "erf(x0)": torch.erf,
     "gelu(x0)": F.gelu,
     "exp(x0)": torch.exp,
+    "isnan(x0)": lambda x: x.isnan().double(),
     "log(x0)": torch.log,
     "log1p(x0)": torch.log1p,
     "softplus(x0,1,20)": F.softplus,

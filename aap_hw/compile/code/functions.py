@@ -60,6 +60,7 @@ CODE: dict[str, Callable[..., Any]] = {
     "trunc": tirx.trunc,
     "round": tirx.nearbyint,
     "logical_not": lambda x: _truth(x == _ZERO),
+    "isnan": lambda x: _truth(tirx.isnan(x)),
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,

@@ -72,9 +72,10 @@ def attention(address: Address, target: CpuTarget) -> KernelFunction:
         queries, keys_, values, *masks = attention_operands(shape, given)
         with loop(shape.batch * shape.heads, target) as head:
             n, h = T.bind(head // shape.heads), T.bind(head % shape.heads)
+            of_keys = n, h if shape.shared == 1 else T.bind(h // shape.shared)
             turned = Walk(shape.key.size, (*shape.key.strides[:2], *shape.key.strides[:1:-1]), shape.key.offset)
-            columns = _contiguous(keys_, turned, (n, h), (shape.inner, keys), target, scale=shape.scale)
-            rows = _contiguous(values, shape.value, (n, h), (keys, shape.columns), target)
+            columns = _contiguous(keys_, turned, of_keys, (shape.inner, keys), target, scale=shape.scale)
+            rows = _contiguous(values, shape.value, of_keys, (keys, shape.columns), target)
             scores, shares = scratch(block.length * keys, type_), scratch(block.length, type_)
             with T.serial(0, block.count) as step:
                 first = T.bind(block.start(step))

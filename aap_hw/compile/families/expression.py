@@ -20,7 +20,7 @@ FUNCTIONS = {
     **dict.fromkeys(("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish"), 1),
     **dict.fromkeys(("tanh", "erf", "gelu", "gelu_tanh", "mish", "log_sigmoid"), 1),
     **dict.fromkeys(("exp", "expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "reciprocal"), 1),
-    **dict.fromkeys(("neg", "abs", "square", "sign", "floor", "ceil", "trunc", "round", "logical_not"), 1),
+    **dict.fromkeys(("neg", "abs", "square", "sign", "floor", "ceil", "trunc", "round", "logical_not", "isnan"), 1),
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "minimum", "maximum", "leaky_relu"), 2),
     **dict.fromkeys(("quotient", "floor_divide", "trunc_divide", "remainder", "fmod", "power"), 2),
     **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or"), 2),
@@ -32,7 +32,7 @@ _SHALLOW = frozenset(
     ("add", "sub", "mul", "div", "minimum", "maximum", "neg", "abs", "relu", "relu6", "clamp", "where")
 )
 _SHALLOW |= {"lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or", "logical_not", "sqrt", "rsqrt", "square"}
-_SHALLOW |= {"trunc", "round", "quotient"}
+_SHALLOW |= {"trunc", "round", "quotient", "isnan"}
 _NAME = re.compile(r"[a-z]\d*")
 
 

@@ -94,6 +94,7 @@ class AttentionShape:
     constant : which of queries, keys, values and masks are constants of the model, as learned queries are.
     scale : factor of the products.
     by_head : the output lies head by head, (N, H, queries, columns), not query by query.
+    shared : how many heads of queries attend to each head of keys and values.
     """
 
     batch: int
@@ -109,6 +110,7 @@ class AttentionShape:
     constant: tuple[bool, ...]
     scale: float
     by_head: bool
+    shared: int = 1
 
     @staticmethod
     def of(address: Address) -> AttentionShape:
@@ -120,6 +122,7 @@ class AttentionShape:
         """
         read, key = _Reader(address), address.key
         heads, queries, keys, inner, columns = read.lengths(ATTENTION)
+        shared = int(key.attribute("shared") or 1)
         named = [name for name in MASKS if key.attribute(name)]
         masks = tuple(read.walk(name, heads, queries, keys) for name in named)
         operands = (name in key.attribute("constant").split("+") for name in OPERANDS)
@@ -132,12 +135,13 @@ class AttentionShape:
             inner,
             columns,
             read.walk("query", heads, queries, inner),
-            read.walk("key", heads, keys, inner),
-            read.walk("value", heads, keys, columns),
+            read.walk("key", heads // shared, keys, inner),
+            read.walk("value", heads // shared, keys, columns),
             masks,
             (*operands, *constant_masks)[: len(OPERANDS) + len(masks)],
             float(key.attribute("scale") or 1 / math.sqrt(inner)),
             key.attribute("made") == "heads",
+            shared,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
@@ -144,8 +145,9 @@ class Einsum:
     def of(node: Node) -> Einsum | None:
         """Read it off an operator; None unless it is a product of matrices."""
         call = Call(node)
-        read, _, made = call["equation"].replace(" ", "").partition("->")
-        letters, tensors = read.split(","), list(call["tensors"])
+        read, _, made = _equation(call).partition("->")
+        letters = read.split(",")
+        tensors = list(call["tensors"]) if call.name == "einsum" else [call["self"], call["other"]]
         if "." in read or not made or len(letters) != 2:
             return None
         sizes = [dict(zip(word, shape_of(each), strict=True)) for word, each in zip(letters, tensors, strict=True)]
@@ -196,6 +198,19 @@ class Einsum:
             yield Factors(left, right, made)
 
 
+def _equation(call: Call) -> str:
+    """The equation of an einsum, a tensordot or an inner product."""
+    if call.name == "einsum":
+        return str(call["equation"].replace(" ", ""))
+    ranks = [len(shape_of(call[name])) for name in ("self", "other")]
+    left, right = ascii_lowercase[: ranks[0]], list(ascii_uppercase[: ranks[1]])
+    dims = (call["dims_self"], call["dims_other"]) if call.name == "tensordot" else ([-1], [-1])
+    for one, other in zip(*dims, strict=True):
+        right[other] = left[one]
+    made = [letter for letter in (*left, *right) if (letter in left) != (letter in right)]
+    return f"{left},{''.join(right)}->{''.join(made)}"
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Lengths of a product's axes behind the batch, by letter, and the two widths of its key."""
@@ -223,6 +238,10 @@ class Lengths:
         width = next(iter(widths), ONE)
         read = next((length for length in varying.values() if length != width), width)
         return Lengths(batch, settled_axes, read, width, fixed)
+
+    def having(self, **axes: WidthExpr) -> Lengths:
+        """The same with other lengths of some axes."""
+        return replace(self, axes={**self.axes, **axes})
 
     @property
     def shape(self) -> str:

@@ -53,8 +53,11 @@ def attention(address: Address, target: GpuTarget) -> KernelFunction:
         k = te.reduce_axis((0, shape.inner), name="k")
         a, b, c = (te.reduce_axis((0, shape.keys), name=name) for name in "abc")
 
+        def of_keys(h: Any) -> Any:
+            return h if shape.shared == 1 else h // shape.shared
+
         def product(n: Any, h: Any, q: Any, s: Any) -> Any:
-            return te.sum(queries(place(shape.query, n, h, q, k)) * keys(place(shape.key, n, h, s, k)), axis=k)
+            return te.sum(queries(place(shape.query, n, h, q, k)) * keys(place(shape.key, n, of_keys(h), s, k)), axis=k)
 
         products = te.compute((*heads, shape.keys), product, name="products")
 
@@ -74,7 +77,7 @@ def attention(address: Address, target: GpuTarget) -> KernelFunction:
 
         def weighted(n: Any, one: Any, other: Any, v: Any) -> Any:
             n, h, q = by_head(n, one, other)
-            return te.sum(powers(n, h, q, c) * values(place(shape.value, n, h, c, v)), axis=c)
+            return te.sum(powers(n, h, q, c) * values(place(shape.value, n, of_keys(h), c, v)), axis=c)
 
         sums = te.compute(shape.output, weighted, name="sums")
 

@@ -16,15 +16,15 @@ from aap_hw.graph.program.call import Call, is_tensor
 PLAIN = (
     *("relu", "relu6", "sigmoid", "silu", "hardsigmoid", "hardswish", "tanh", "erf", "mish", "log_sigmoid", "exp"),
     *("expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "reciprocal", "neg", "abs", "square", "sign", "floor"),
-    *("trunc", "floor_divide", "remainder", "fmod"),
+    *("trunc", "floor_divide", "remainder", "fmod", "isnan"),
     *("ceil", "logical_not", "minimum", "maximum", "lt", "le", "gt", "ge", "eq", "ne", "logical_and", "logical_or"),
 )
 CONVERSIONS = ("to", "_to_copy", "type_as")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
-BITWISE = ("__and__", "__or__", "bitwise_and", "bitwise_or", "bitwise_not")
+BITWISE = ("__and__", "__or__", "__xor__", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")
 # Operators that may read only truth values, which are 0 or 1 in float32.
-OF_TRUTH = (*BITWISE, "where", "masked_fill")
-LOGICAL = ("logical_and", "logical_or", "logical_not")
+OF_TRUTH = (*BITWISE, "logical_xor", "where", "masked_fill")
+LOGICAL = ("logical_and", "logical_or", "logical_not", "isnan", "isinf", "isfinite")
 # Types that float32 holds: whole numbers are exact up to 2^24.
 WHOLE = {torch.int64, torch.int32}
 KNOWN = {torch.float32, torch.bool, *WHOLE}
@@ -66,6 +66,7 @@ _READERS: dict[str, Reader] = {
     "where": lambda call, at: Term("where", (at("condition"), at("self"), at("other"))),
     **dict.fromkeys(("__and__", "bitwise_and"), lambda call, at: Term("logical_and", (at("self"), at("other")))),
     **dict.fromkeys(("__or__", "bitwise_or"), lambda call, at: Term("logical_or", (at("self"), at("other")))),
+    **dict.fromkeys(("__xor__", "bitwise_xor", "logical_xor"), lambda call, at: _different_truth(call, at)),
     "bitwise_not": lambda call, at: Term("logical_not", (at("self"),)),
     **dict.fromkeys(CONVERSIONS, lambda call, at: _converted(call, at("self"))),
     "exp2": lambda call, at: Term("pow", (2.0, at("self"))),
@@ -85,6 +86,10 @@ _READERS: dict[str, Reader] = {
     "threshold": lambda call, at: Term("where", (_up_to(at("self"), at("threshold")), at("value"), at("self"))),
     "hardshrink": lambda call, at: Term("where", (_up_to(_size(at("self")), at("lambd")), 0.0, at("self"))),
     "softshrink": lambda call, at: Term("sub", (at("self"), _within(at("self"), at("lambd")))),
+    "isinf": lambda call, at: Term("eq", (_size(at("self")), math.inf)),
+    "isfinite": lambda call, at: Term("lt", (_size(at("self")), math.inf)),
+    "nan_to_num": lambda call, at: _without_nan(call, at("self")),
+    "logit": lambda call, at: _logit(call, at("self")),
     "masked_fill": lambda call, at: Term("where", (at("mask"), at("value"), at("self"))),
 }
 NAMES = (*PLAIN, *_READERS)
@@ -213,6 +218,30 @@ def _clamped(call: Call, at: Callable[[str], Expression]) -> Expression:
     if call["min"] is None:
         return Term("minimum", (at("self"), at("max")))
     return Term("clamp", (at("self"), at("min"), at("max")))
+
+
+def _different_truth(call: Call, at: Callable[[str], Expression]) -> Expression:
+    """Whether one of two truth values is true and the other is not."""
+    if any(_dtype(source) != torch.bool for source in call.node.all_input_nodes):
+        raise NoExpression
+    return Term("ne", (at("self"), at("other")))
+
+
+def _without_nan(call: Call, value: Expression) -> Expression:
+    """A value with numbers in place of NaN and infinity."""
+    limit = torch.finfo(torch.float32).max
+    made = Term("clamp", (value, -limit, limit))
+    for infinity, name in ((-math.inf, "neginf"), (math.inf, "posinf")):
+        if call[name] is not None:
+            made = Term("where", (Term("eq", (value, infinity)), float(call[name]), made))
+    return Term("where", (Term("isnan", (value,)), float(call["nan"] or 0), made))
+
+
+def _logit(call: Call, value: Expression) -> Expression:
+    """The logarithm of the odds, of probabilities that may be kept away from 0 and 1."""
+    if call["eps"] is not None:
+        value = Term("clamp", (value, float(call["eps"]), 1.0 - call["eps"]))
+    return Term("log", (Term("div", (value, Term("sub", (1.0, value)))),))
 
 
 def _power(call: Call, base: Expression, exponent: Expression) -> Expression:

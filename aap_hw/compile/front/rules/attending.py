@@ -12,13 +12,14 @@ from torch.fx import Node
 
 from aap_hw.compile.families.products import MASKS, OPERANDS
 from aap_hw.compile.families.slow import PLAIN
-from aap_hw.compile.front.lengths import TooManyWidths
+from aap_hw.compile.front.lengths import NoLength, TooManyWidths, quotient
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import Lengths, Operand, image_axes, images_among, images_of, length_of, matrices
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.writtenout import Attention, Mask
 from aap_hw.compile.front.views import NoView, View
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name, quoted
 
@@ -32,10 +33,11 @@ def attention(partition: Partition, node: Node) -> None:
     call = Call(node)
     query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
     ranks = {len(shape_of(each)) for each in (query, key, value)}
-    if call.get("enable_gqa") or min(ranks) < 3 or len(ranks) > 1:
+    if min(ranks) < 3 or len(ranks) > 1:
         raise partition.refused("attention with these operands has no kernel yet", node)
     masks = () if mask is None else (Mask(mask, len(shape_of(node))),)
-    attend(partition, Attention((node,), query, key, value, masks, call["scale"], call["is_causal"]))
+    shared = shape_of(query)[-3] // shape_of(key)[-3] if call.get("enable_gqa") else 1
+    attend(partition, Attention((node,), query, key, value, masks, call["scale"], call["is_causal"], shared=shared))
 
 
 def attend(partition: Partition, found: Attention) -> None:
@@ -53,11 +55,12 @@ def attend(partition: Partition, found: Attention) -> None:
     operands = query, key, value
     try:
         axes = attention_lengths(partition, found)
-        walks = {"query": axes.walk(query, "hld"), "key": axes.walk(key, "hsd"), "value": axes.walk(value, "hsv")}
+        of_keys = axes if found.shared == 1 else axes.having(h=quotient(axes.axes["h"], WidthExpr(found.shared)))
+        walks = {"query": axes.walk(query, "hld"), "key": of_keys.walk(key, "hsd"), "value": of_keys.walk(value, "hsv")}
         masks = [Operand.of(partition, each.node, node, matrices(each.node, each.rank, images)) for each in found.masks]
         for name, mask in zip(MASKS, masks, strict=False):
             walks[name] = axes.walk(mask, "hls") or "plain"
-    except TooManyWidths as problem:
+    except (NoLength, TooManyWidths) as problem:
         raise partition.refused("attention that can be cut in several ways has no kernel yet", node) from problem
     scale = 1.0 if found.scale is None and len(found.nodes) > 1 else found.scale
     width = axes.axes["d"]
@@ -68,6 +71,7 @@ def attend(partition: Partition, found: Attention) -> None:
     attributes = {
         "shape": axes.shape,
         "scale": "" if is_usual else repr(float(scale or 1)),
+        "shared": found.shared if found.shared > 1 else "",
         "causal": "1" if found.is_causal else "",
         "masked": "unseen" if is_hiding else "",
         "masked_by": known if "constant" in known else "",

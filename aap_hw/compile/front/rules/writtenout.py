@@ -43,6 +43,7 @@ class Attention:
     scale : factor of the scores; None for the default of PyTorch's operator.
     is_causal : no query sees keys behind its own position.
     is_turned : values and result are transposed.
+    shared : how many heads of queries attend to each head of keys and values.
     """
 
     nodes: tuple[Node, ...]
@@ -54,6 +55,7 @@ class Attention:
     is_causal: bool = False
     key_is_turned: bool = False
     is_turned: bool = False
+    shared: int = 1
 
 
 @dataclass(frozen=True)
