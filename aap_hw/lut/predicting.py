@@ -131,8 +131,8 @@ def _costs_of_sum(
     if len(others) < 2:
         yield KernelCost(one, lowest.reshape([len(rows)] * len(one)))
         for name in summed:
-            slope = np.outer(more[name], slopes)
-            yield KernelCost((name, *one), slope if one else slope[:, 0])
+            products = np.outer(more[name], slopes)
+            yield KernelCost((name, *one), products if one else products[:, 0])
         return
     height = [added(others, row) for row in rows]
     (start, rise), (slope, twist) = _line_above(height, lowest), _line_above(height, slopes)

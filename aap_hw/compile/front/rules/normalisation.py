@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Node
@@ -38,7 +38,7 @@ def over_channels(partition: Partition, node: Node) -> None:
     placement = partition.placement
     inputs = [(placement.value_of if is_of_images else placement.value_in_order)(vectors, node)]
     last, steps = with_activation(partition, node)
-    how = {"eps": repr(float(epsilon)), "affine": "1" if weight else "", "epilogue": steps}
+    how: dict[str, Any] = {"eps": repr(float(epsilon)), "affine": "1" if weight else "", "epilogue": steps}
     if is_of_several:  # as one axis
         key = KernelKey.make(call.name, (math.prod(shape[1:-rank]), 1), shape[0], **how)
         width = WidthExpr(math.prod(shape[-rank:]))
