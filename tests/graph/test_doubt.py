@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from aap_hw.graph import ChannelGraph
 from aap_hw.graph.check.self_check import checked_cut
+from aap_hw.graph.groups.groups import ChannelGroup
+from aap_hw.graph.groups.widths import WidthExpr
+from aap_hw.graph.trial.amounts import amounts
 from aap_hw.graph.trial.surprises import Trials
 from tests.graph.attention_nets import DIM, HEADS, Embedded, Shares
 from tests.graph.ground_truth import IMAGES, assert_cut_equals_silenced, assert_widths_follow, random_keep, traced
@@ -217,3 +220,35 @@ def test_a_number_that_counts_an_output_elsewhere_stays_without_a_search(trials:
     assert [group.name for group in graph.groups if group.frozen is None] == ["stem.0"]
     assert trials == [None]
     checked_cut(graph, model, {"stem.0": [0, 1, 4, 6, 7]}, images)
+
+
+class CountedOnWholeGroups(nn.Module):
+    """A layer of 24 channels is reshaped to as many as another has, of which a norm keeps 4 groups of 6 whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(*(conv(count, 8) for count in (3, 8, 8, 8)))
+        self.a, self.norm = nn.Conv2d(8, 24, 1), nn.GroupNorm(4, 24)
+        self.b, self.last, self.head = nn.Conv2d(24, 24, 1), conv(24, 8), Head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(self.before(x)))
+        return self.head(self.last(self.b(x).flatten(2).view(x.shape)))
+
+
+def test_a_trial_leaves_no_length_right_by_chance() -> None:
+    torch.manual_seed(0)
+    model, graph, images = traced(CountedOnWholeGroups(), IMAGES)
+    free = {group.name: group.width for group in graph.groups if group.frozen is None}
+    assert free == {"last.0": 8, **{f"before.{number}.0": 8 for number in range(4)}, "a": 4}
+    checked_cut(graph, model, {"a": [0, 3]}, images)
+
+
+def test_lengths_that_were_equal_are_different_in_a_trial() -> None:
+    groups = [ChannelGroup(f"{number}", 64 if number % 9 else 16, None, (), ()) for number in range(45)]
+    lengths = [WidthExpr(0, ((group.name, 64 // group.width),)) for group in groups]
+    lengths += [WidthExpr(8, (("1", 1), ("4", 1))), WidthExpr(8, (("2", 1), ("8", 1)))]
+    full = {group.name: group.width for group in groups}
+    widths = full | amounts(groups, lengths, full)
+    assert all(0 < widths[group.name] < group.width for group in groups)
+    assert len({(each.at(full), each.at(widths)) for each in lengths}) == len(lengths)

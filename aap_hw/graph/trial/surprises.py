@@ -19,9 +19,10 @@ from torch.fx import Node
 from aap_hw.graph.cut import surgery
 from aap_hw.graph.cut.scaling import Rescaling, Setting
 from aap_hw.graph.groups.groups import Grouping
-from aap_hw.graph.groups.widths import width_along, width_of_ids
+from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
 from aap_hw.graph.program.call import Call, added_by_padding, shape_of
 from aap_hw.graph.program.source import own_frames
+from aap_hw.graph.trial.amounts import amounts, lengths_of
 from aap_hw.graph.trial.roots import Root
 from aap_hw.graph.walk.computed import computed_weights
 from aap_hw.graph.walk.labelling import Labelling
@@ -85,6 +86,7 @@ class Trials:
         self.made = 0
         self._labelling, self._model, self._export = labelling, model, export
         self._program = program
+        self._lengths: tuple[Grouping, set[WidthExpr]] | None = None
         self._before = [node for node in calls(program) if node not in labelling.inside]
 
     def first_surprise(self, settled: Settled, only: Collection[str] | None = None) -> Surprise | None:
@@ -96,16 +98,17 @@ class Trials:
 
     def _surprise(self, settled: Settled, only: Collection[str] | None, plan: int) -> Surprise | None:
         labelling, grouping = self._labelling, settled.grouping
-        keep: dict[str, list[int]] = {}
-        for number, group in enumerate(grouping.groups):
-            if group.frozen is None and group.width > 1 and (only is None or group.name in only):
-                keep[group.name] = list(range(_kept(number, group.width, plan)))
-        if not keep or not (labelling.doubtful or labelling.numbers or settled.checks):
+        free = [group for group in grouping.groups if group.frozen is None and group.width > 1]
+        cut = [group for group in free if only is None or group.name in only]
+        if not cut or not (labelling.doubtful or labelling.numbers or settled.checks):
             return None
         self.made += 1
-        checked = surgery.checked_keep(grouping.groups, keep)
+        if self._lengths is None or self._lengths[0] is not grouping:
+            self._lengths = grouping, lengths_of(labelling, grouping)
         full = {group.name: group.width for group in grouping.groups}
-        widths = full | {name: len(kept) for name, kept in keep.items()}
+        kept = amounts(cut, self._lengths[1], full, plan)
+        checked = surgery.checked_keep(grouping.groups, {name: range(count) for name, count in kept.items()})
+        widths = full | kept
         try:
             smaller = surgery.cut(
                 self._model,
@@ -159,15 +162,6 @@ class Trials:
             if expected.shape != found.shape or not torch.allclose(expected, found, equal_nan=True):
                 return False
         return True
-
-
-def _kept(number: int, width: int, plan: int) -> int:
-    """How many channels a trial keeps of a group, by its number and width.
-
-    Neighbours lose different amounts, so that no length is right by chance. One that is rounded may be all the same, as
-    12 // 4 counts the first 3 of 12 channels and 9 // 4 the first 2 of 9: the later plans tell.
-    """
-    return 1 + (7 * number + 3 * plan) % width if plan else width - 1 - number % (width // 2)
 
 
 def _constant(program: ExportedProgram, placeholder: Node) -> torch.Tensor | None:
