@@ -119,6 +119,7 @@ def _tried_when_tied(
         lambda: tie_equal_lengths(labelling, blamed),
         lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_pieces_to_columns(labelling, blamed),
         lambda: tie_equal_parts(labelling, blamed),
+        lambda: _take_for_chance(labelling, grouping, blamed, ran),
         lambda: keep_padding(labelling, blamed),
     )
     for is_tied in ways:
@@ -133,6 +134,16 @@ def _tried_when_tied(
     return None
 
 
+def _take_for_chance(labelling: Labelling, grouping: Grouping, blamed: Sequence[Node], ran: nn.Module) -> bool:
+    """Look for no attribute behind numbers of pieces in the lines of nodes any more; whether there was one."""
+    lines = {line for node in blamed if (line := next(own_frames(node), None))}
+    pieces = [each for each in labelling.literals if each.dim is None and next(own_frames(each.node), None) in lines]
+    found = {each.node: None for each in pieces if attributes_behind(each, ran, grouping)}
+    is_new = bool(found.keys() - labelling.by_chance.keys())
+    labelling.by_chance |= found
+    return is_new
+
+
 def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
     """Group, and look for the attributes that numbers come from, until none counts channels of several fates.
 
@@ -140,7 +151,10 @@ def _with_attributes(labelling: Labelling, ran: nn.Module) -> Settled:
     """
     while True:
         grouping = find_groups(labelling)
-        explained = [(literal, attributes_behind(literal, ran, grouping)) for literal in labelling.literals]
+        explained = [
+            (literal, () if literal.node in labelling.by_chance else attributes_behind(literal, ran, grouping))
+            for literal in labelling.literals
+        ]
         if not _tied_by_one_number(labelling, explained, ran):
             checked = {(a.module, a.name): a for a in checked_counts(labelling, ran, grouping)}
             found = checked | {(a.module, a.name): a for a in counts_of_bare_norms(labelling, ran, grouping)}

@@ -41,6 +41,7 @@ class Notes:
         self.whole_heads: dict[Node, IntArray] = {}
         self.side_by_side: list[IntArray] = []
         self.roots: dict[Node, Node] = {}
+        self.by_chance: dict[Node, None] = {}
         self.unsupported: Counter[str] = Counter()
 
     # What the rules say.
@@ -90,14 +91,16 @@ class Notes:
         """Note that attention divides by the root of how many `ids` there are, for which `rows` can make up."""
         self.divided.append(Divided(node, rows, ids))
 
-    def mark(self) -> tuple[tuple[int, int], int, int]:
-        """How much has been tied, frozen and made up for so far, for `back_to`."""
-        return self.ties.mark(), len(self.divided), len(self.roots)
+    def mark(self) -> tuple[tuple[int, int], int, int, int]:
+        """How much has been tied, frozen, made up for and taken for chance so far, for `back_to`."""
+        return self.ties.mark(), len(self.divided), len(self.roots), len(self.by_chance)
 
-    def back_to(self, mark: tuple[tuple[int, int], int, int]) -> None:
-        """Forget what was tied, frozen and made up for since."""
-        of_ties, divided, roots = mark
+    def back_to(self, mark: tuple[tuple[int, int], int, int, int]) -> None:
+        """Forget what was tied, frozen, made up for and taken for chance since."""
+        of_ties, divided, roots, by_chance = mark
         self.ties.back_to(of_ties)
         del self.divided[divided:]
         for node in [*self.roots][roots:]:
             del self.roots[node]
+        for node in [*self.by_chance][by_chance:]:
+            del self.by_chance[node]

@@ -394,3 +394,26 @@ class ShapeOfOneChannel(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return x + 0.5 * torch.ones_like(x[:, 0]).unsqueeze(1)
+
+
+class ShiftedInTime(Construct):
+    """A quarter of the channels is the next image's and one the last one's, as in TSM; as many as images in a row."""
+
+    shape = (6, 3, 8, 8)
+
+    def layers(self) -> None:
+        self.images = 3
+        self.mix = nn.Conv2d(12, 12, 1)
+
+    def shift(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n // self.images, self.images, c, h, w)
+        fold = c // 4
+        shifted = torch.zeros_like(x)
+        shifted[:, :-1, :fold] = x[:, 1:, :fold]
+        shifted[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]
+        shifted[:, :, 2 * fold :] = x[:, :, 2 * fold :]
+        return shifted.view(n, c, h, w)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x + self.mix(self.shift(x))
