@@ -252,3 +252,26 @@ def test_lengths_that_were_equal_are_different_in_a_trial() -> None:
     widths = full | amounts(groups, lengths, full)
     assert all(0 < widths[group.name] < group.width for group in groups)
     assert len({(each.at(full), each.at(widths)) for each in lengths}) == len(lengths)
+
+
+class CountedOnTheNearest(nn.Module):
+    """Reshapes a layer to as many channels as another one before it has, and a third has as many as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(3, 12) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(12, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, (a, b, c) = x.shape[0], (layer(x) for layer in (self.a, self.b, self.c))
+        a = a.reshape(n, -1, a.shape[-1])
+        b = b.reshape(n, -1, b.shape[-1])
+        c = c.reshape(n, -1, b.shape[-1])
+        return sum(head(each.relu()) for head, each in zip(self.heads, (a, b, c), strict=True))  # type: ignore[return-value]
+
+
+def test_only_channels_of_the_nearest_view_are_tied_if_that_is_enough() -> None:
+    torch.manual_seed(0)
+    model, graph, inputs = traced(CountedOnTheNearest(), (2, 5, 3))
+    assert [group.name for group in graph.groups if group.frozen is None] == ["a", "b"]
+    checked_cut(graph, model, {"a": [0, 2, 3, 7], "b": [1, 4]}, inputs)

@@ -30,6 +30,7 @@ from aap_hw.graph.program.source import explain, is_inside, path_of
 from aap_hw.graph.trial.surprises import PADS, SPLITS
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
+from aap_hw.graph.walk.noted import Literal
 
 _LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _COUNTED = "is reshaped to lengths that are counted on other channels"
@@ -53,18 +54,28 @@ def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequenc
     return found
 
 
-def tie_equal_lengths(labelling: Labelling, views: Sequence[Node]) -> bool:
-    """Tie the channels of views to those of others in the same module with the same length; whether there are any."""
+def tie_equal_lengths(labelling: Labelling, grouping: Grouping, views: Sequence[Node], nearest: bool) -> bool:
+    """Tie the channels of views to those of others in the same module that are as many; whether there are any.
+
+    To those of the ``nearest`` view before alone, or to all. What cannot be cut is not counted on with fewer channels.
+    """
     found = False
     lengths = [each for each in labelling.literals if each.dim is not None and each.node not in labelling.whole_heads]
     for literal in (each for each in lengths if each.node in views):
         ((number, ids),) = literal.counts
-        for other in lengths:
+        width, beside = width_of_ids(ids, grouping), list[Literal]()
+        for other in (each for each in lengths if each.node not in views):
             ((count, others),) = other.counts
-            is_beside = other.node not in views and path_of(other.node) == path_of(literal.node)
-            if is_beside and count == number and ids.tolist() != others.tolist():
-                labelling.ties.tie(ids, others, explain(_EQUAL, literal.node))
-                found = True
+            is_beside = count == number and path_of(other.node) == path_of(literal.node)
+            if is_beside and width != (counted := width_of_ids(others, grouping)) and counted.terms:
+                beside.append(other)
+        if nearest:
+            before = [each for each in beside if each.node < literal.node]
+            several = {width_of_ids(each.counts[0][1], grouping) for each in beside}
+            beside = [max(before, key=lambda each: each.node)] if before and len(several) > 1 else []
+        for other in beside:
+            labelling.ties.tie(ids, other.counts[0][1], explain(_EQUAL, literal.node))
+            found = True
     return found
 
 

@@ -116,7 +116,8 @@ def _tried_when_tied(
     """
     before = labelling.mark()
     ways: tuple[Callable[[], bool], ...] = (
-        lambda: tie_equal_lengths(labelling, blamed),
+        lambda: tie_equal_lengths(labelling, grouping, blamed, nearest=True),
+        lambda: tie_equal_lengths(labelling, grouping, blamed, nearest=False),
         lambda: tie_to_what_is_read(labelling, grouping, blamed) or tie_pieces_to_columns(labelling, blamed),
         lambda: tie_equal_parts(labelling, blamed),
         lambda: _take_for_chance(labelling, grouping, blamed, ran),

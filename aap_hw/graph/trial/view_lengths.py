@@ -157,7 +157,7 @@ def _its_own(node: Node, at: _Frame, views: Sequence[_Lengths]) -> Sequence[_Len
     path = path_of(node)
     if len(views) < 2 or Call(node).name not in _OPERATORS:
         return ()
-    like = [each for each in node.graph.nodes if Call(each).name in _OPERATORS and path_of(each) == path]
+    like = [each for each in node.graph.nodes if path_of(each) == path and Call(each).name in _OPERATORS]
     here = [each for each in like if next(iter(_frames(each)), None) == at]
     return () if len(here) % len(views) else [views[here.index(node) % len(views)]]
 
