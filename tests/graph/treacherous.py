@@ -138,7 +138,7 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "sum with a product divided by the number of channels": (
         lambda net, x: torch.addmm(net.mixer.bias, x.mean((2, 3)), net.table, alpha=1 / x.shape[1])[:, :, None, None],
         8,
-        "torch.addmm",
+        "is another one for fewer channels (torch.addmm",
     ),
     "matrix turned over that something else reads": (
         lambda net, x: (x.movedim(1, 3) @ net.table.T * net.table.T.exp().mean()).movedim(3, 1),
@@ -178,6 +178,11 @@ FROZEN: dict[str, tuple[Callable[[Net, Tensor], Tensor], int, str]] = {
     "repeat of a count": (lambda net, x: x.mean(1, keepdim=True).repeat(1, 8, 1, 1) + x, 8, "x.mean"),
     "division by the number of channels": (lambda net, x: x / x.shape[1], 8, "'/'"),
     "as many as channels everywhere": (lambda net, x: x + torch.full_like(x, x.shape[1]), 8, "torch.full_like"),
+    "as many as channels in a new tensor": (
+        lambda net, x: x + x.new_full((1, x.shape[1], 1, 1), 1 / x.shape[1]),
+        8,
+        "is another one for fewer channels (x.new_full",
+    ),
     "root of the number of channels as a tensor": (
         lambda net, x: x * torch.scalar_tensor(x.shape[1] ** -0.5),
         8,

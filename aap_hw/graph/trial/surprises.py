@@ -67,11 +67,12 @@ class Settled:
 class Surprise:
     """The nodes, in the order of the program, of which one is the first that a cut model computes differently.
 
-    ``root`` says that a number changed only as the root of a width did.
+    ``is_number`` says that a number differs but no length, ``root`` that it changed only as the root of a width did.
     """
 
     nodes: Sequence[Node]
     root: Root | None = None
+    is_number: bool = False
 
 
 class Trials:
@@ -130,9 +131,9 @@ class Trials:
         removed = surgery.removed_positions(checked.values())
         literals = {literal.node: literal for literal in labelling.literals}
         for old, new in zip(self._before, after, strict=False):
+            is_as_long = old.target == new.target and _predicted(labelling, grouping, old, widths) == _shapes(new)
             is_as_predicted = (
-                old.target == new.target
-                and _predicted(labelling, grouping, old, widths) == _shapes(new)
+                is_as_long
                 and _numbers(old) == _numbers(new)
                 and _places_follow(old, new, literals.get(old), grouping, widths)
                 and self._keeps_the_same(old, new, trial, removed)
@@ -140,7 +141,7 @@ class Trials:
             if not is_as_predicted:
                 root = Root.at(labelling, old) if old.target == new.target else None
                 if root is None or not root.explains(new, grouping, widths):
-                    return Surprise([old])
+                    return Surprise([old], is_number=is_as_long and _numbers(old) != _numbers(new))
                 if old not in labelling.roots:
                     return Surprise([old], root)
         return None if len(self._before) == len(after) else Surprise(self._before[-1:])

@@ -76,7 +76,7 @@ def settle(
                 known = _tried_when_tied(labelling, settled.grouping, trials, surprise, blamed, ran)
                 if known is None:
                     for node in blamed:
-                        _freeze_at(labelling, node)
+                        _freeze_at(labelling, node, is_number=surprise.is_number and surprise.nodes[0] in blamed)
             else:
                 freeze_culprit(labelling, settled, trials, surprise)
     for node in labelling.doubtful:
@@ -186,12 +186,12 @@ def _tied_by_one_number(
     return is_new
 
 
-def _freeze_at(labelling: Labelling, node: Node) -> None:
+def _freeze_at(labelling: Labelling, node: Node, is_number: bool = False) -> None:
     is_literal = any(literal.node is node and literal.dim is None for literal in labelling.literals)
     is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
-    is_number = Call(node).pointwise or node in labelling.numbers
+    is_number = is_number or Call(node).pointwise or node in labelling.numbers
     sentence = _LITERAL if is_literal else _MADE if is_made else _NUMBER if is_number else _RESHAPED
-    reason = explain(_NEW if Call(node).name in NEW else sentence, node)
+    reason = explain(_NEW if Call(node).name in NEW and not is_number else sentence, node)
     for source in _around(labelling, node):
         for part in labelling.all_labels(source):
             for labels in part:
