@@ -417,3 +417,16 @@ class ShiftedInTime(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return x + self.mix(self.shift(x))
+
+
+class EvenAndOdd(Construct):
+    """Even and odd channels, told apart by views that join images and channels, as in ShuffleNetV2's own code."""
+
+    def layers(self) -> None:
+        self.mix = nn.Conv2d(6, 6, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        pairs = x.reshape(n * c // 2, 2, h * w).permute(1, 0, 2)
+        pairs = pairs.reshape(2, -1, c // 2, h, w)
+        return torch.cat([pairs[0], self.mix(pairs[1])], 1)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
 
+_RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten"})
 _VIEWS = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 # Ops beside element-wise ones after which each axis is what it was.
 _KEEP_AXES = frozenset({"contiguous", "clone", "dropout", "pad", "upsample_nearest2d", "upsample_bilinear2d"})
@@ -216,6 +217,10 @@ def _moved(call: Call, value: Node, axis: int) -> int | None:
     if call.name == "transpose":
         pair = [call["dim0"] % rank, call["dim1"] % rank]
         return pair[1 - pair.index(axis)] if axis in pair else axis
+    if call.name in _RESHAPES and call.first is value:
+        segments = _segments(shape_of(value), call.out_shape)
+        alone = (each.after for each in segments if each.before == range(axis, axis + 1) and len(each.after) == 1)
+        return next((each.start for each in alone), None)
     keeps = call.pointwise or call.name in _KEEP_AXES
     return axis if keeps and call.out_shape == shape_of(value) else None
 
