@@ -244,6 +244,13 @@ def with_constants(m: Attending, x: Tensor) -> Tensor:
     return torch.cat([m.bias @ rows, rows @ m.image.weight[:30, :, 0, 0] @ m.bias[0, :10], others], 2)
 
 
+def with_axes_apart(m: Attending, x: Tensor) -> Tensor:
+    rows = m.rows(x.flatten(2).transpose(1, 2))
+    graph = torch.einsum("nkctv,kvw->nctw", rows.view(2, 3, 4, 3, 10), m.square[:, :10].view(3, 10, 10))
+    experts = torch.einsum("bnd,edh->benh", rows, m.square.view(3, 5, 2, 30).permute(1, 3, 0, 2).flatten(2))
+    return graph.flatten(1) + experts.mean((1, 2, 3)).unsqueeze(1)
+
+
 def with_vectors(m: Attending, x: Tensor) -> Tensor:
     rows = m.rows(x.flatten(2).transpose(1, 2))
     row, column = rows[0, 0], rows.mean(2, keepdim=True)
@@ -281,6 +288,7 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (by_letters, ["attention", "matmul"]),
         (written_between, ["matmul", "matmul"]),
         (with_constants, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
+        (with_axes_apart, ["matmul", "matmul"]),
         (with_sums, ["matmul", "matmul", "matmul", "matmul"]),
         (with_vectors, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
         (with_learned_queries, ["attention", "attention", "attention"]),
@@ -301,6 +309,7 @@ def test_products_in_networks_read_their_operands_where_they_lie(
         with_another_reader,
         linear_attention,
         with_constants,
+        with_axes_apart,
         with_sums,
         with_vectors,
         in_windows,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch.fx import Node
 
 from aap_hw.compile.families.slow import PLAIN, WEIGHT
+from aap_hw.compile.front.copies import strided_copy
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, product, settled
 from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
 from aap_hw.graph import WidthExpr
@@ -57,10 +58,14 @@ class Operand:
             if operand.is_constant or operand.has_neighbours:
                 return operand
         except NoView:
-            if partition.is_parameter(node):
-                raise partition.refused("a product with a constant that is moved has no kernel yet", reader) from None
+            pass
         try:
-            return _operand(partition.placement.plain_view_of(node, reader), groups)
+            if not partition.is_parameter(node):
+                return _operand(partition.placement.plain_view_of(node, reader), groups)
+        except NoView:
+            pass
+        try:
+            return _operand(_in_order_of(partition, node, reader, groups), groups)
         except NoView:
             raise partition.refused("a product of these operands has no kernel yet", reader) from None
 
@@ -74,6 +79,19 @@ class Operand:
         """The operand with its matrices transposed."""
         sizes, strides = self.sizes, self.strides
         return replace(self, sizes=(*sizes[:2], *sizes[:1:-1]), strides=(*strides[:2], *strides[:1:-1]))
+
+
+def _in_order_of(partition: Partition, node: Node, reader: Node, groups: Groups) -> View:
+    """A copy of a value whose axes lie in the order of some groups of them."""
+    name, order = f"{reader.name}_{node.name}_in_order", [axis for group in groups for axis in group]
+    lengths = partition.lengths_of(node)
+    view = View.of(name, lengths, shape_of(node), order, PLAIN)
+    read = partition.placement.view_of(node, reader)
+    kernel = strided_copy(partition, name, node, [read], order, at_any_cost=False)
+    if kernel is None:
+        raise NoView
+    partition.add_inner(kernel)
+    return view
 
 
 def _operand(view: View, groups: Groups) -> Operand:

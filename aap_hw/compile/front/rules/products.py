@@ -168,12 +168,11 @@ def _product(
     name: str = "",
 ) -> None:
     """Add the kernel of a product of matrices, whose axes are groups of those of its operands and of its result."""
-    known = ["left", "right", ""][[*map(partition.is_parameter, factors), True].index(True)]
     operands = [Operand.of(partition, *each) for each in zip(factors, (node, node), groups, strict=True)]
     heads, rows, columns = (length_of(partition, node, group) for group in made[1:])
     if columns == ONE and operands[0].strides[2] == ONE:  # the transposed product reads whole vectors
         operands, rows, columns = [each.turned for each in operands[::-1]], columns, rows
-        known = {"left": "right", "right": "left"}.get(known, "")
+    known = [name for name, operand in zip(("left", "right"), operands, strict=True) if operand.is_constant]
     try:
         axes = Lengths.of(
             partition, images_among(partition, node, made[0]), {"h": heads, "m": rows, "k": inner, "n": columns}, "hmn"
