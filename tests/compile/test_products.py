@@ -251,6 +251,14 @@ def with_axes_apart(m: Attending, x: Tensor) -> Tensor:
     return graph.flatten(1) + experts.mean((1, 2, 3)).unsqueeze(1)
 
 
+def with_computed_filters(m: Attending, x: Tensor) -> Tensor:
+    rows, image = m.rows(x.flatten(2).transpose(1, 2)), m.image(x)
+    dense = F.conv2d(image[:, :10], rows[0].reshape(4, 10, 3, 3), stride=2, padding=1)
+    padded = F.conv2d(image[:1, 3:13], rows[1, :3].reshape(3, 10, 3, 1), padding=(1, 0)).expand(2, -1, -1, -1)
+    of_lines = F.conv1d(image.flatten(2)[:, :12], rows[1, 8:].reshape(6, 4, 5), rows[0, 0, :6], groups=3)
+    return torch.cat([each.flatten(1) for each in (dense, padded, of_lines)], 1)
+
+
 def with_vectors(m: Attending, x: Tensor) -> Tensor:
     rows = m.rows(x.flatten(2).transpose(1, 2))
     row, column = rows[0, 0], rows.mean(2, keepdim=True)
@@ -289,6 +297,7 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (written_between, ["matmul", "matmul"]),
         (with_constants, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
         (with_axes_apart, ["matmul", "matmul"]),
+        (with_computed_filters, ["matmul", "matmul", "matmul"]),
         (with_sums, ["matmul", "matmul", "matmul", "matmul"]),
         (with_vectors, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
         (with_learned_queries, ["attention", "attention", "attention"]),
@@ -310,6 +319,7 @@ def test_products_in_networks_read_their_operands_where_they_lie(
         linear_attention,
         with_constants,
         with_axes_apart,
+        with_computed_filters,
         with_sums,
         with_vectors,
         in_windows,

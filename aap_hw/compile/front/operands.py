@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
@@ -15,7 +14,7 @@ from aap_hw.compile.front.copies import strided_copy
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, length_text, product, settled
 from aap_hw.compile.front.views import ONE, NoView, View, fused, size_of
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.program.call import Call, shape_of
+from aap_hw.graph.program.call import shape_of
 from aap_hw.graph.program.source import op_name
 
 if TYPE_CHECKING:
@@ -54,18 +53,18 @@ class Operand:
     def of(partition: Partition, node: Node, reader: Node, groups: Groups) -> Operand:
         """A value as an operand, with its axes grouped into those of the product; copied first if it must be."""
         try:
-            operand = _operand(partition.placement.view_of(node, reader), groups)
+            operand = operand_of(partition.placement.view_of(node, reader), groups)
             if operand.is_constant or operand.has_neighbours:
                 return operand
         except NoView:
             pass
         try:
             if not partition.is_parameter(node):
-                return _operand(partition.placement.plain_view_of(node, reader), groups)
+                return operand_of(partition.placement.plain_view_of(node, reader), groups)
         except NoView:
             pass
         try:
-            return _operand(_in_order_of(partition, node, reader, groups), groups)
+            return operand_of(_in_order_of(partition, node, reader, groups), groups)
         except NoView:
             raise partition.refused("a product of these operands has no kernel yet", reader) from None
 
@@ -94,7 +93,13 @@ def _in_order_of(partition: Partition, node: Node, reader: Node, groups: Groups)
     return view
 
 
-def _operand(view: View, groups: Groups) -> Operand:
+def operand_of(view: View, groups: Groups) -> Operand:
+    """A view as an operand, with its axes grouped into those of the product.
+
+    Raises
+    ------
+    NoView : the axes of a group are no single walk.
+    """
     sizes, strides = list[int](), list[WidthExpr | None]()
     for group in groups:
         loops = fused([loop for axis in group for loop in view.axes[axis]])
@@ -131,102 +136,11 @@ def is_walk(partition: Partition, node: Node, reader: Node, groups: Groups) -> b
     lengths = [partition.graph.width_of(node.name, dim) for dim in range(len(shape_of(node)))]
     for each in (view, View.of(view.name, lengths, shape_of(node), range(len(lengths)), view.kind)):
         try:
-            _operand(each, groups)
+            operand_of(each, groups)
         except NoView:
             continue
         return True
     return False
-
-
-@dataclass(frozen=True)
-class Factors:
-    """The axes of what is multiplied, and of what is made of it."""
-
-    left: Groups
-    right: Groups
-    made: Groups
-
-
-@dataclass(frozen=True)
-class Einsum:
-    """The sum of products of two tensors, each letter an axis.
-
-    ``left`` and ``right`` are the letters of the operands, ``made`` those of the result.
-    """
-
-    operands: tuple[Node, Node]
-    left: str
-    right: str
-    made: str
-
-    @staticmethod
-    def of(node: Node) -> Einsum | None:
-        """Read it off an operator; None unless it is a product of matrices."""
-        call = Call(node)
-        read, _, made = _equation(call).partition("->")
-        letters = read.split(",")
-        tensors = list(call["tensors"]) if call.name == "einsum" else [call["self"], call["other"]]
-        if "." in read or not made or len(letters) != 2:
-            return None
-        sizes = [dict(zip(word, shape_of(each), strict=True)) for word, each in zip(letters, tensors, strict=True)]
-        is_alike = all(size == sizes[1].get(letter, size) for letter, size in sizes[0].items())
-        is_plain = all(len(set(word)) == len(word) for word in (*letters, made))
-        alone = set(letters[0]) ^ set(letters[1])  # letters of one operand alone must not be summed over
-        if not is_alike or not is_plain or not alone <= set(made) <= set(read):
-            return None
-        return Einsum((tensors[0], tensors[1]), letters[0], letters[1], made)
-
-    @property
-    def is_of_matrices(self) -> bool | None:
-        """Whether the right one of operands (..., rows, columns) is transposed; None for other orders of axes."""
-        letters = list(self.made)
-        heads, row, column = letters[:-2], letters[-2:-1], letters[-1:]
-        inner = [letter for letter in self.left if letter not in self.made]
-        if len(self.left) < 2 or len(inner) != 1 or list(self.left) != [*heads, *row, *inner]:
-            return None
-        if list(self.right) == [*heads, *column, *inner]:
-            return True
-        return False if list(self.right) == [*heads, *inner, *column] else None
-
-    @property
-    def axes(self) -> tuple[str, str, str, str]:
-        """Letters of the heads, the rows, the axes that are summed over, and the columns."""
-        heads = "".join(letter for letter in self.made if letter in self.left and letter in self.right)
-        rows = "".join(letter for letter in self.made if letter not in self.right)
-        inner = "".join(letter for letter in self.left if letter not in self.made)
-        return heads, rows, inner, "".join(letter for letter in self.made if letter not in self.left)
-
-    def ways(self) -> Iterator[Factors]:
-        """The axes of the left and of the right operand, and of the result, by those of the product.
-
-        Several axes that do not lie side by side are no rows: the first of them may be images, which the right operand
-        is the same for.
-        """
-        heads, rows, inner, columns = self.axes
-        images = images_of(len(heads) + 2)
-        for first, second, rest in (
-            (heads[:images], heads[images:], rows),
-            *((rows[:many], heads, rows[many:]) for many in range(1, len(rows))),
-        ):
-            words = (self.left, rest, inner), (self.right, inner, columns), (self.made, rest, columns)
-            left, right, made = (
-                tuple([word.index(axis) for axis in part if axis in word] for part in (first, second, *matrix))
-                for word, *matrix in words
-            )
-            yield Factors(left, right, made)
-
-
-def _equation(call: Call) -> str:
-    """The equation of an einsum, a tensordot or an inner product."""
-    if call.name == "einsum":
-        return str(call["equation"].replace(" ", ""))
-    ranks = [len(shape_of(call[name])) for name in ("self", "other")]
-    left, right = ascii_lowercase[: ranks[0]], list(ascii_uppercase[: ranks[1]])
-    dims = (call["dims_self"], call["dims_other"]) if call.name == "tensordot" else ([-1], [-1])
-    for one, other in zip(*dims, strict=True):
-        right[other] = left[one]
-    made = [letter for letter in (*left, *right) if (letter in left) != (letter in right)]
-    return f"{left},{''.join(right)}->{''.join(made)}"
 
 
 @dataclass(frozen=True)

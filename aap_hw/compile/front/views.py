@@ -93,7 +93,7 @@ class View:
 
     def reshaped(self, lengths: Sequence[WidthExpr], sizes: Sequence[int]) -> View:
         """The same values in row-major order under another shape."""
-        waiting = [loop for axis in self.axes for loop in axis]
+        waiting = fused([loop for axis in self.axes for loop in axis])
         axes = list[Axis]()
         for length, size in reversed(list(zip(lengths, sizes, strict=True))):
             axis, left, left_length = list[Loop](), size, total(length) if size > 1 else ONE

@@ -19,6 +19,7 @@ from aap_hw.compile.front.rules import (
     reductions,
     resizing,
     sampling,
+    windows,
 )
 from aap_hw.compile.front.rules.registry import RULES
 
@@ -42,4 +43,5 @@ __all__ = [
     "reductions",
     "resizing",
     "sampling",
+    "windows",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
+from aap_hw.compile.front.rules.computed import by_computed_filters
 from aap_hw.compile.front.rules.padding import padded_by, padding_of, sides_of
 from aap_hw.compile.front.rules.pooling import is_image_of, three, two
 from aap_hw.compile.front.rules.products import mix_places
@@ -30,6 +31,9 @@ def convolution(partition: Partition, node: Node) -> None:
             mix_places(partition, node)
             return
         raise partition.refused("a convolution that slides along channels has no kernel yet", node)
+    if not partition.is_parameter(weight):
+        by_computed_filters(partition, node)
+        return
     is_depthwise = 1 < groups == shape_of(image)[1]
     kernel, dilation = two(shape_of(weight)[2:], 1, axes), two(call["dilation"], 1, axes)
     read = padded_by(partition, node, sides_of(call["padding"], kernel, dilation, axes))

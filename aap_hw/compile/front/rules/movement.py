@@ -7,16 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch.fx import Node
 
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.copies import image_order, strided_copy
-from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.front.rules.slow import TYPES
 from aap_hw.compile.front.views import NoView, View
-from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
 from aap_hw.graph.program.call import Call, shape_of
 from aap_hw.graph.program.source import op_name
@@ -221,57 +218,3 @@ def pixel_shuffle(partition: Partition, node: Node) -> None:
         return split.permuted(order).reshaped(made, shape_of(node))
 
     moved(partition, node, shuffled)
-
-
-@rule("unfold", takes=Takes.ANYTHING)
-def windows(partition: Partition, node: Node) -> None:
-    """Windows along an axis, as a new axis."""
-    call, shape = Call(node), shape_of(node)
-    dim = call["dimension"] % (len(shape) - 1)
-    moved(partition, node, lambda view: view.windows(dim, shape[dim], call["size"], call["step"]))
-
-
-@rule("im2col", takes=Takes.ANYTHING)
-def patches(partition: Partition, node: Node) -> None:
-    """Windows of an image as columns (N, C*KH*KW, windows), with zeros around the image first."""
-    call = Call(node)
-    image, around = call.first, list(call["padding"])
-    if image.meta["val"].dtype != torch.float32 or len(shape_of(image)) != 4:
-        raise partition.refused(f"{op_name(node)} of these values has no kernel yet", node)
-    n, channels, *size = shape_of(image)
-    sizes = [extent + 2 * each for extent, each in zip(size, around, strict=True)]
-    pairs = list(zip(call["kernel_size"], call["stride"], call["dilation"], sizes, strict=True))
-    made, width = partition.lengths_of(node), partition.graph.width_of(image.name)
-
-    def columns(view: View) -> View:
-        for axis, (size, step, dilation, length) in enumerate(pairs, start=2):
-            count = (length - dilation * (size - 1) - 1) // step + 1
-            view = view.windows(axis, count, size, step, dilation)
-        return view.permuted((0, 1, 4, 5, 2, 3)).reshaped(made, shape_of(node))
-
-    if not any(around):
-        moved(partition, node, columns)
-        return
-    value = partition.placement.value_of(image, node)
-    key = KernelKey.make("pad", size, n, padding=tuple(around))
-    padded = partition.add_inner(Kernel(f"{node.name}_padded", key, (value,), (width, width)))
-    lengths = [WidthExpr(n), width, *map(WidthExpr, sizes)]
-    partition.placement.move(node, columns(View.of(padded, lengths, (n, channels, *sizes), (0, 2, 3, 1), PLAIN)))
-
-
-@rule("col2im", takes=Takes.ANYTHING)
-def unpatched(partition: Partition, node: Node) -> None:
-    """Columns (N, C*KH*KW, windows) back to an image where no windows overlap or are apart."""
-    call, shape = Call(node), shape_of(node)
-    window = list(call["kernel_size"])
-    is_tiled = list(call["stride"]) == window and not any(call["padding"]) and set(call["dilation"]) == {1}
-    if not is_tiled or len(shape) != 4 or any(size % each for size, each in zip(shape[2:], window, strict=True)):
-        raise partition.refused("windows that overlap have no kernel yet that adds them up", node)
-    made, counts = partition.lengths_of(node), [size // each for size, each in zip(shape[2:], window, strict=True)]
-    inner = [*map(WidthExpr, (*window, *counts))]
-
-    def tiled(view: View) -> View:
-        split = view.reshaped([*made[:2], *inner], (*shape[:2], *window, *counts))
-        return split.permuted((0, 1, 4, 2, 5, 3)).reshaped(made, shape)
-
-    moved(partition, node, tiled)

@@ -12,11 +12,10 @@ from torch.fx import Node
 
 from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.aliases import writes_in_place
+from aap_hw.compile.front.einsums import Einsum, Factors
 from aap_hw.compile.front.lengths import TooManyWidths
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.operands import (
-    Einsum,
-    Factors,
     Groups,
     Lengths,
     Operand,

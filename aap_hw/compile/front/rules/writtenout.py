@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from aap_hw.compile.families.products import MASKS
 from aap_hw.compile.front.aliases import writes_in_place
-from aap_hw.compile.front.operands import Einsum
+from aap_hw.compile.front.einsums import Einsum
 from aap_hw.graph.program.call import Call, shape_of
 
 if TYPE_CHECKING:
