@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Node
 
+from aap_hw.compile.front.lengths import NoLength, product
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.elementwise import with_activation
 from aap_hw.compile.front.rules.registry import Takes, rule
@@ -22,17 +24,17 @@ if TYPE_CHECKING:
 
 @rule("layer_norm", "rms_norm", takes=Takes.ROWS)
 def over_channels(partition: Partition, node: Node) -> None:
-    """Over the last axis of vectors, or of rows of them; or over the channels of images (N, C, 1, 1)."""
+    """Over the last axes of vectors, or of rows of them; or over the channels of images (N, C, 1, 1)."""
     call = Call(node)
     vectors, weight = call["input"], partition.parameter(call["weight"], node)
     bias = partition.parameter(call.get("bias"), node)
     shape, rank = shape_of(vectors), len(call["normalized_shape"])
     is_of_images = rank > 1 and rank == len(shape) - 1 and set(shape[2:]) == {1}
     is_of_several = rank > 1 and not is_of_images
-    is_cut = is_of_several and any(length.terms for length in partition.lengths_of(vectors))
-    if is_cut or len(shape) <= rank or len(shape) < 2 or (bias and not weight):
+    if len(shape) <= rank or len(shape) < 2 or (bias and not weight):
         raise partition.refused(f"{op_name(node)} over these axes has no kernel yet", node)
-    if not is_of_images and not partition.has_fixed_rows(vectors):
+    lengths = partition.lengths_of(vectors)
+    if not is_of_images and any(length.terms for length in lengths[:-rank]):
         raise partition.refused("a normalisation of as many vectors as there are channels has no kernel yet", node)
     epsilon = torch.finfo(torch.float32).eps if call["eps"] is None else call["eps"]
     placement = partition.placement
@@ -41,7 +43,10 @@ def over_channels(partition: Partition, node: Node) -> None:
     how: dict[str, Any] = {"eps": repr(float(epsilon)), "affine": "1" if weight else "", "epilogue": steps}
     if is_of_several:  # as one axis
         key = KernelKey.make(call.name, (math.prod(shape[1:-rank]), 1), shape[0], **how)
-        width = WidthExpr(math.prod(shape[-rank:]))
+        try:
+            width = reduce(product, lengths[-rank:], WidthExpr(1))
+        except NoLength as problem:
+            raise partition.refused(f"{op_name(node)} over such axes has no kernel yet", node) from problem
         partition.add(last, Kernel(last.name, key, tuple(inputs), (width, width), weight, bias), is_image=False)
         return
     partition.emit(last, call.name, vectors, inputs, rows=not is_of_images, weight=weight, bias=bias, **how)
