@@ -16,7 +16,7 @@ from aap_hw.compile.families.slow import PLAIN
 from aap_hw.compile.front.copies import strided_copy
 from aap_hw.compile.front.lengths import NoLength, TooManyWidths, product, quotient
 from aap_hw.compile.front.network import Kernel
-from aap_hw.compile.front.operands import Lengths, Operand, operand_of
+from aap_hw.compile.front.operands import Groups, Lengths, Operand, operand_of
 from aap_hw.compile.front.rules import fused
 from aap_hw.compile.front.rules.padding import sides_of
 from aap_hw.compile.front.rules.pooling import two
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 
 # The axes of a product, (N, groups, rows, columns), among those of what is multiplied.
-LEFT, RIGHT = ([], [0], [1], [2]), ([0], [1], [2], [3])
+LEFT: Groups = ([], [0], [1], [2])
+RIGHT: Groups = ([0], [1], [2], [3])
 
 
 def by_computed_filters(partition: Partition, node: Node) -> None:
