@@ -52,8 +52,9 @@ CYCLES_IN, CYCLES_OUT = 12, 9
 STEPS_TO_START = 3
 # Registers in which LLVM keeps constants of the transforms while it multiplies.
 HELD_REGISTERS = 2
-# Bytes of weights that arrive in a cycle from beyond the core's own cache.
-BYTES_A_CYCLE = 9
+# Bytes of weights that arrive in a cycle from beyond the core's own cache: on x86 as timed, and on Arm what is left of the
+# memory of a Raspberry Pi.
+BYTES_A_CYCLE, BYTES_A_CYCLE_ON_ARM = 9, 3
 
 
 def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -83,7 +84,8 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
 def choose_winograd(address: Address, target: CpuTarget, direct: float | None = None) -> int | None:
     """The output tile size m that is estimated to take the fewest cycles, or None where the direct way does.
 
-    The direct way takes so many cycles, or what it takes in float32.
+    The direct way takes so many cycles on one thread, or what it takes in float32. Threads share the tiles, and each of
+    them reads all the weights.
     """
     key, width_in, width_out = address.key, address.width_in, address.width_out
     shape = ConvolutionShape.of(key)
@@ -99,18 +101,19 @@ def choose_winograd(address: Address, target: CpuTarget, direct: float | None = 
         tile = _tile(pixels, depth, width_out, target)
         arithmetic = count * (depth + STEPS_TO_START) * tile.cycles(pixels, width_out, Costs(run=run))
         weights = BYTES[FLOAT32] * count * depth * width_out
-        return max(arithmetic, weights / BYTES_A_CYCLE if weights > target.l2_bytes else 0.0)
+        arriving = BYTES_A_CYCLE_ON_ARM if target.multiplies_by_lane else BYTES_A_CYCLE
+        return max(arithmetic, weights / arriving if weights > target.l2_bytes else 0.0)
 
     def cycles(m: int) -> float:
         tiles = key.batch * math.ceil(shape.out_height / m) * math.ceil(shape.out_width / m)
-        positions = (m + 2) ** 2
-        moved = positions * tiles * (CYCLES_IN * width_in + CYCLES_OUT * width_out) / target.lanes
-        return products(positions, tiles, width_in) + moved
+        share, positions = math.ceil(tiles / target.threads), (m + 2) ** 2
+        moved = positions * share * (CYCLES_IN * width_in + CYCLES_OUT * width_out) / target.lanes
+        return products(positions, share, width_in) + moved
 
     best = min(POINTS, key=cycles)
     if direct is None:
         direct = products(1, key.batch * shape.out_height * shape.out_width, 9 * width_in)
-    return best if cycles(best) < direct else None
+    return best if cycles(best) < direct / target.threads else None
 
 
 def transformed(address: Address, m: int, target: CpuTarget) -> Packing:

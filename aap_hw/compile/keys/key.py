@@ -14,7 +14,7 @@ from aap_hw.errors import UserError
 
 # Raised with every change that makes other code of the same key, or other kernels of the same network: an older table
 # then says nothing of them.
-SCHEDULES = 7
+SCHEDULES = 8
 
 _TEXT = re.compile(
     r"(?P<op>\S+) (?P<size>\d+(x\d+)*|-)(?P<attributes>( \w+=\S+)*) (?P<precision>\w+) batch=(?P<batch>\d+)"
