@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import tvm_ffi
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from aap_hw.compile.cpu.winograd import choose_winograd
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
+from aap_hw.compile.keys.target import device_target
 from aap_hw.compile.library.build import build_kernel
 from tests.compile.running import EPILOGUES, Convolution, assert_convolutions_equal_pytorch, call, compiled, target
 
@@ -122,3 +125,15 @@ def test_what_is_built_depends_on_the_arguments_alone() -> None:
     assert tvm_ffi.structural_equal(one, two, map_free_vars=True)
     other = build_kernel(Address(replace(case, epilogue=("bias", "relu")).key(), (24, 37)), target()).code
     assert not tvm_ffi.structural_equal(one, other, map_free_vars=True)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels", "alone", "shared"), [(7, 512, 4, 2), (4, 256, 2, None), (28, 128, 4, 4)]
+)
+def test_threads_that_would_each_read_more_weights_take_smaller_tiles(
+    pixels: int, channels: int, alone: int, shared: int | None
+) -> None:
+    key = KernelKey.make("conv2d", (pixels, pixels), 1, kernel=(3, 3), padding=(1, 1), stride=(1, 1), dilation=(1, 1))
+    address = Address(key, (channels, channels))
+    chosen = [choose_winograd(address, device_target({"kind": "llvm", "mcpu": "emeraldrapids"}, n)) for n in (1, 2)]
+    assert chosen == [alone, shared]
