@@ -52,8 +52,8 @@ CYCLES_IN, CYCLES_OUT = 12, 9
 STEPS_TO_START = 3
 # Registers in which LLVM keeps constants of the transforms while it multiplies.
 HELD_REGISTERS = 2
-# Bytes of weights that arrive in a cycle from beyond the core's own cache: on x86 as timed, and on Arm what is left of the
-# memory of a Raspberry Pi.
+# Bytes of weights that arrive in a cycle from beyond the core's own cache: on x86 as timed, on Arm what the memory of a
+# Raspberry Pi gives.
 BYTES_A_CYCLE, BYTES_A_CYCLE_ON_ARM = 9, 3
 
 
