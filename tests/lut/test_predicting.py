@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.partition import partition
-from aap_hw.graph import ChannelGraph
+from aap_hw.compile.keys.key import KernelKey
+from aap_hw.graph import ChannelGraph, WidthExpr
 from aap_hw.lut.enumeration import group_candidates, points_of
 from aap_hw.lut.file import load_table, save_table
 from aap_hw.lut.lacking import profile_command
 from aap_hw.lut.merging import merge
 from aap_hw.lut.networks import MeasuredNetwork
-from aap_hw.lut.predicting import kernel_costs, kernel_latencies, latency_costs, predict_us
+from aap_hw.lut.predicting import cost_parts, kernel_costs, kernel_latencies, latency_costs, predict_us
 from aap_hw.lut.table import LatencyPoint, LatencyTable, MissingKernelError, NetworkName
 from aap_hw.policy import KernelCost
 from tests.lut.tables import empty
@@ -152,6 +154,41 @@ def test_latency_of_a_kernel_that_reads_many_groups_is_never_promised_too_low(pl
     promised = costs_of_plan(latency_costs(JOINED, candidates, table), position)
     dense = predict_us(JOINED, JOINED.dense, table)
     assert predicted * (1 - 1e-9) <= promised <= predicted + 0.2 * dense
+
+
+SUMMED = {"a": (8, 12, 16), "b": (2, 4, 8), "c": (0, 8, 24), "d": (16, 24), "e": (1, 3, 5)}
+
+
+def summing(read: str, made: str) -> Kernel:
+    """A kernel that reads groups, of which the second counts twice, and makes others."""
+    widths = [
+        WidthExpr(not names, tuple((name, 1 + (i == 1)) for i, name in enumerate(names))) for names in (read, made)
+    ]
+    return Kernel("summing", KernelKey.make("conv2d", (4, 4), 1), (), tuple(widths))
+
+
+@pytest.mark.parametrize(
+    ("read", "made"), [("c", "ab"), ("ab", "c"), ("ab", "abd"), ("abc", ""), ("ab", "de"), ("e", "abd")]
+)
+@given(st.randoms(use_true_random=False))
+def test_costs_of_sums_are_exact_where_they_can_be_and_never_too_low(read: str, made: str, random: Any) -> None:
+    kernel, noise = summing(read, made), dict[tuple[int, int], float]()
+
+    def exact(kernel: Kernel, widths: Mapping[str, int]) -> float:
+        return 2 + kernel.width_in.at(widths) * kernel.width_out.at(widths) / 8
+
+    def rough(kernel: Kernel, widths: Mapping[str, int]) -> float:
+        at = kernel.width_in.at(widths), kernel.width_out.at(widths)
+        return noise.setdefault(at, random.uniform(0, 9))
+
+    exactly, roughly = cost_parts(kernel, SUMMED, exact), cost_parts(kernel, SUMMED, rough)
+    for places in product(*(range(len(SUMMED[name])) for name in kernel.groups)):
+        position = dict(zip(kernel.groups, places, strict=True))
+        widths = {name: SUMMED[name][i] for name, i in position.items()}
+        is_there = not kernel.is_removed(widths)
+        assert costs_of_plan(roughly, position) >= is_there * rough(kernel, widths) - 1e-9
+        if not {*read} & {*made}:
+            assert costs_of_plan(exactly, position) == pytest.approx(is_there * exact(kernel, widths))
 
 
 def test_kernel_that_the_table_lacks_is_an_error_and_never_nothing() -> None:
