@@ -135,5 +135,12 @@ def test_threads_that_would_each_read_more_weights_take_smaller_tiles(
 ) -> None:
     key = KernelKey.make("conv2d", (pixels, pixels), 1, kernel=(3, 3), padding=(1, 1), stride=(1, 1), dilation=(1, 1))
     address = Address(key, (channels, channels))
-    chosen = [choose_winograd(address, device_target({"kind": "llvm", "mcpu": "emeraldrapids"}, n)) for n in (1, 2)]
+    chosen = [choose_winograd(address, device_target({"kind": "llvm", "mcpu": "znver4"}, n)) for n in (1, 2)]
     assert chosen == [alone, shared]
+
+
+def test_weights_that_arrive_slowly_make_for_smaller_tiles() -> None:
+    key = KernelKey.make("conv2d", (7, 7), 1, kernel=(3, 3), padding=(1, 1), stride=(1, 1), dilation=(1, 1))
+    cpus = ("znver4", "emeraldrapids")
+    targets = [device_target({"kind": "llvm", "mcpu": cpu}, 1) for cpu in cpus]
+    assert [choose_winograd(Address(key, (512, 512)), target) for target in targets] == [4, 2]

@@ -52,9 +52,6 @@ CYCLES_IN, CYCLES_OUT = 12, 9
 STEPS_TO_START = 3
 # Registers in which LLVM keeps constants of the transforms while it multiplies.
 HELD_REGISTERS = 2
-# Bytes of weights that arrive in a cycle from beyond the core's own cache: on x86 as timed, on Arm what the memory of a
-# Raspberry Pi gives.
-BYTES_A_CYCLE, BYTES_A_CYCLE_ON_ARM = 9, 3
 
 
 def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -101,8 +98,7 @@ def choose_winograd(address: Address, target: CpuTarget, direct: float | None = 
         tile = _tile(pixels, depth, width_out, target)
         arithmetic = count * (depth + STEPS_TO_START) * tile.cycles(pixels, width_out, Costs(run=run))
         weights = BYTES[FLOAT32] * count * depth * width_out
-        arriving = BYTES_A_CYCLE_ON_ARM if target.multiplies_by_lane else BYTES_A_CYCLE
-        return max(arithmetic, weights / arriving if weights > target.l2_bytes else 0.0)
+        return max(arithmetic, weights / target.streamed_bytes if weights > target.l2_bytes else 0.0)
 
     def cycles(m: int) -> float:
         tiles = key.batch * math.ceil(shape.out_height / m) * math.ceil(shape.out_width / m)

@@ -40,8 +40,13 @@ L2_BYTES = {
     "znver5": 1 << 20,
 }
 USUAL_L2_BYTES = 512 << 10
+# Bytes that reach a core in a cycle from beyond that cache: timed on Zen 4 and 5 and on Emerald Rapids; on Arm what the
+# memory of a Raspberry Pi gives.
+STREAMED_BYTES = dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids"), 6)
+USUAL_STREAMED_BYTES, STREAMED_BYTES_ON_ARM = 9, 3
 # CPUs that compute with a register of AVX-512 in two halves, one after the other.
 IN_TWO_HALVES = ("znver4",)
+ARM = ("aarch64", "arm64")
 # What every GPU grants a block without being asked.
 SHARED_MEMORY = {"max_shared_memory_per_block": 48 << 10}
 VECTOR_FEATURES = ("avx", "avx2", "fma", "avxvnni", "avx512f")
@@ -60,6 +65,7 @@ class CpuTarget:
     unit_bytes : of it, what an arithmetic unit computes at once.
     registers : vector registers that a kernel may use.
     l2_bytes : size of the cache that one core has for itself.
+    streamed_bytes : that reach a core in a cycle from beyond that cache.
     threads : worker threads of the compiled network; 1 leaves out every parallel loop.
     """
 
@@ -69,6 +75,7 @@ class CpuTarget:
     registers: int
     threads: int
     l2_bytes: int = USUAL_L2_BYTES
+    streamed_bytes: int = USUAL_STREAMED_BYTES
     tvm: tvm.target.Target = field(compare=False, hash=False, repr=False, default=None)
 
     @property
@@ -80,7 +87,7 @@ class CpuTarget:
     def multiplies_by_lane(self) -> bool:
         """Whether an instruction multiplies a vector by one value of another: on 64-bit Arm."""
         triple = str(self.tvm.attrs.get("mtriple", codegen.llvm_get_system_triple()))
-        return triple.startswith(("aarch64", "arm64")) and codegen.llvm_cpu_has_features("neon", self.tvm)
+        return triple.startswith(ARM) and codegen.llvm_cpu_has_features("neon", self.tvm)
 
     @property
     def has_extremes_with_nan(self) -> bool:
@@ -116,7 +123,9 @@ class CpuTarget:
         vector_bytes, registers = _vector_unit(target, triple)
         unit_bytes = min(vector_bytes, 32) if cpu in IN_TWO_HALVES else vector_bytes
         l2_bytes = L2_BYTES.get(cpu, USUAL_L2_BYTES)
-        return cls(tuple(sorted(options.items())), vector_bytes, unit_bytes, registers, threads, l2_bytes, tvm=target)
+        usual = STREAMED_BYTES_ON_ARM if triple.startswith(ARM) else USUAL_STREAMED_BYTES
+        memory = l2_bytes, STREAMED_BYTES.get(cpu, usual)
+        return cls(tuple(sorted(options.items())), vector_bytes, unit_bytes, registers, threads, *memory, tvm=target)
 
 
 @dataclass(frozen=True)
