@@ -74,7 +74,7 @@ FAMILY_POINTS = {
     "concat 4x4 parts=2": (16, 16),
     "channel_shuffle 4x4 groups=2": (8, 8),
     "interleave 4x4 parts=2": (8, 8),
-    "pad_channels 4x4": (8, 11, 16),
+    "pad_channels 4x4 side=middle": (8, 16),
     "subsample 4x4 stride=2x2": (8, 8),
     "flatten 4x4": (8, 128),
     "to_nhwc 4x4": (8, 8),

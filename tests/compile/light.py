@@ -23,19 +23,12 @@ LIGHT_KERNELS = {op for op, family in FAMILIES.items() if family.weight is None}
 
 @dataclass(frozen=True)
 class Case:
-    """A light kernel, the attributes of its key, and what it does to images (N, C, H, W).
-
-    One that puts channels around those of an image has a width more: where these end.
-    """
+    """A light kernel, the attributes of its key, and what it does to images (N, C, H, W)."""
 
     name: str
     operator: Callable[..., torch.Tensor]
     attributes: dict[str, Any] = field(default_factory=dict)
     inputs: int = 1
-    before: int | None = None
-
-    def widths(self, read: int, made: int) -> tuple[int, ...]:
-        return (read, made) if self.before is None else (read, self.before + read, made)
 
     def __str__(self) -> str:
         return "-".join([self.name, *(str(value) for value in self.attributes.values())])
@@ -85,9 +78,10 @@ CASES = [
     Case("elementwise", lambda x, y: torch.tanh(x - y), {"expr": "tanh(sub(x0,x1))", "reads": ("nyxc", "nyxc")}, 2),
     Case("subsample", lambda x: x[:, :, ::2, ::2], {"stride": (2, 2)}),
     Case("subsample", lambda x: x[:, :, :, ::3], {"stride": (1, 3)}),
-    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 3, 5)), before=3),
-    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 0, 8)), before=0),
-    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 5, 0)), before=5),
+    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 3, 5)), {"before": 3, "after": 5}),
+    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 4, 4)), {"side": "middle"}),
+    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 0, 8)), {"side": "first"}),
+    Case("pad_channels", lambda x: F.pad(x, (0, 0, 0, 0, 5, 0)), {"side": "last"}),
     Case("pad", lambda x: F.pad(x, (2, 0, 1, 3), value=-0.5), borders((1, 2), (3, 0), value=-0.5)),
     Case("pad", lambda x: F.pad(x, (2, 2, 0, 0)), borders((0, 2))),
     Case("pad", lambda x: F.pad(x, (3, 8, 5, 1), "reflect"), borders((5, 3), (1, 8), mode="reflect")),

@@ -61,7 +61,7 @@ EXAMPLES: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     "interleave": ((12, 12), [{"parts": 3}]),
     "channel_shuffle": ((12, 12), [{"groups": 4}]),
     "channel_slice": ((13, 4), [{"side": side} for side in ("first", "last", "1")]),
-    "pad_channels": ((7, 9, 13), [{}]),
+    "pad_channels": ((7, 13), [{"before": 2, "after": 4}, *[{"side": side} for side in ("first", "last", "middle")]]),
     "pad": (
         (13, 13),
         [

@@ -63,7 +63,7 @@ def expected_of(case: Case) -> tuple[list[torch.Tensor], torch.Tensor]:
 def function_of(case: Case) -> KernelFunction:
     key = KernelKey.make(case.name, (HEIGHT, WIDTH), BATCH, **case.attributes)
     made = expected_of(case)[1].shape[1]
-    return build_kernel(Address(key, case.widths(made if case.name == "interleave" else CHANNELS, made)), ORIN)
+    return build_kernel(Address(key, (made if case.name == "interleave" else CHANNELS, made)), ORIN)
 
 
 def run(kernel: Any, function: KernelFunction, inputs: Sequence[np.ndarray]) -> np.ndarray:

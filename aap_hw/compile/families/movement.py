@@ -19,8 +19,16 @@ def slice_start(address: Address) -> int:
 
 
 def zeros_before(address: Address) -> int:
-    """How many channels of zeros `pad_channels` puts before an image's own, which end at the second of its widths."""
-    return address.widths[1] - address.width_in
+    """How many channels of zeros `pad_channels` puts before an image's own, by which side these are on."""
+    new = address.width_out - address.width_in
+    match address.key.attribute("side"):
+        case "first":
+            return 0
+        case "last":
+            return new
+        case "middle":
+            return new // 2
+    return int(address.key.attribute("before"))
 
 
 def even_split(channels: int, parts: int) -> list[int]:

@@ -31,12 +31,12 @@ from aap_hw.graph.trial.surprises import PADS, SPLITS
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Literal
+from aap_hw.graph.walk.rules.spatial import EXTRA
 
 _LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _COUNTED = "is reshaped to lengths that are counted on other channels"
 _EQUAL = "is reshaped to a length that other channels have, too"
 _SHARED = "is taken apart at shares of its length"
-_PADDED = "meets extra channels, in a number that the model's code fixes"
 
 
 def tie_to_what_is_read(labelling: Labelling, grouping: Grouping, views: Sequence[Node]) -> bool:
@@ -114,7 +114,7 @@ def keep_padding(labelling: Labelling, pads: Sequence[Node]) -> bool:
     for literal in labelling.literals:
         if literal.node in pads and Call(literal.node).name in PADS:
             for _, ids in literal.counts:
-                labelling.ties.freeze(ids, explain(_PADDED, literal.node))
+                labelling.ties.freeze(ids, explain(EXTRA, literal.node))
                 found = True
     return found
 

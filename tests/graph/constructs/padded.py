@@ -23,9 +23,10 @@ class PaddedOnBothSides(Construct):
 
 
 class PaddedTwice(Construct):
-    """What is padded is padded again, so that a layer makes channels of three groups."""
+    """What is padded is padded again, so that a layer makes channels of several groups; sides that differ stay."""
 
     channels = 30
+    frozen = ("wide",)
 
     def layers(self) -> None:
         self.wide, self.wider = nn.Conv2d(12, 20, 1), nn.Conv2d(20, 30, 1)

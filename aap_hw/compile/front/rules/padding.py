@@ -121,7 +121,7 @@ def pad(partition: Partition, node: Node) -> None:
     if min(map(min, amounts)) < 0 or amounts[0] != (0, 0) or how.mode not in PADDING_MODES or not is_float or rank < 2:
         raise partition.refused("this padding has no kernel yet", node)
     if any(amounts[1]) and rank == 4 and not any(map(any, amounts[2:])) and how == Padding():
-        _pad_channels(partition, node)
+        _pad_channels(partition, node, *amounts[1])
         return
     is_image = partition.placement.is_image(image)
     feeds = any(Call(user).name.startswith("conv") for user in node.users)
@@ -135,16 +135,15 @@ def pad(partition: Partition, node: Node) -> None:
     partition.placement.defer(node, Padded(image, value, sides, how, rows), is_image=not rows)
 
 
-def _pad_channels(partition: Partition, node: Node) -> None:
-    """Zero channels around those of an image; how many come with these up to their end is a width of its own."""
-    call = Call(node)
-    image, shape = call.first, shape_of(call.first)
-    end = shape[1] + added_by_padding(call)[1][0]
-    key = KernelKey.make("pad_channels", shape[2:], shape[0])
-    widths = [partition.graph.width_of(node.name, 1, slice(stop)) for stop in (end, None)]
-    inputs = (partition.placement.value_of(image, node),)
-    kernel = Kernel(node.name, key, inputs, (partition.graph.width_of(image.name), *widths))
-    partition.add(node, kernel, is_image=True)
+def _pad_channels(partition: Partition, node: Node, before: int, behind: int) -> None:
+    """Zero channels around those of an image; how many follows from the widths, unless two sides of the code differ."""
+    image = Call(node).first
+    inputs = [partition.placement.value_of(image, node)]
+    if before and behind and before != behind:
+        partition.emit(node, "pad_channels", image, inputs, before=before, after=behind)
+    else:
+        side = "first" if not before else "last" if not behind else "middle"
+        partition.emit(node, "pad_channels", image, inputs, side=side)
 
 
 def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how: Padding) -> bool:

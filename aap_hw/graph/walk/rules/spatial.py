@@ -14,6 +14,8 @@ from aap_hw.graph.walk.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
+EXTRA = "meets extra channels, in a number that the model's code fixes"
+
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 def pool_to_size(state: Labelling, call: Call) -> Result:
@@ -89,8 +91,8 @@ def _is_one_place(call: Call, axis: int, axes: int) -> bool:
 def pad(state: Labelling, call: Call) -> Result:
     """Padding a channel axis adds channels that no filter makes, before and behind those that are there.
 
-    They meet others that layers make, as in the shortcuts of small ResNets, and can go with these if the code's numbers
-    follow. Those of two equally wide sides, mostly halves of one number, go two by two.
+    They meet others that layers make, as in the shortcuts of small ResNets, and can go with these if the code's number
+    follows. Those of two equally wide sides, mostly halves of one number, go two by two; of two unequal sides none can.
     """
     labels = state.of(call.first)
     amounts = added_by_padding(call)
@@ -104,6 +106,8 @@ def pad(state: Labelling, call: Call) -> Result:
     before, behind = (state.ties.new_atoms(amount) for amount in amounts[dim])
     if before.size == behind.size:
         state.tie(before, behind, call)
+    elif before.size and behind.size:
+        state.freeze(np.concatenate([before, behind]), EXTRA, call)
     state.literal(call, [(ids.size, ids) for ids in (before, behind) if ids.size])
     return Labels.along(labels.rank, dim, np.concatenate([before, labels.ids.ravel(), behind]))
 
