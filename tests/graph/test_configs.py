@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aap_hw.graph.trial.configs import enclosed, value_of
 from tests.graph.ground_truth import assert_cut_equals_silenced, assert_widths_follow, traced
 
 SHAPE = (2, 3)
@@ -93,3 +95,16 @@ def test_a_configuration_that_no_copy_can_change_freezes_what_it_counts(config: 
     torch.manual_seed(0)
     _, graph, _ = traced(Maps(config), SHAPE)
     assert "is reshaped to lengths that do not follow" in str(graph.group("linear").frozen)
+
+
+def test_a_variable_that_a_function_knows_and_nobody_has_set_is_no_number() -> None:
+    def made() -> Callable[[Tensor], Tensor]:
+        if SHAPE == ():
+            unset = 1
+        width = 6
+        return lambda x: x.view(-1, width, 2, 2) if x.ndim else x.view(unset)
+
+    module = nn.Module()
+    module.function = made()
+    assert enclosed(module) == ["function.unset", "function.width"]
+    assert [value_of(module, name) for name in enclosed(module)] == [None, 6]

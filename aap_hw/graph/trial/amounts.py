@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from aap_hw.graph.groups.groups import ChannelGroup, Grouping
-from aap_hw.graph.groups.widths import WidthExpr, width_along
+from aap_hw.graph.groups.widths import WidthExpr, width_along, width_of_ids
 from aap_hw.graph.walk.labelling import Labelling
 
 # How many amounts are looked at for a group.
@@ -19,8 +19,8 @@ _AMOUNTS = 64
 
 
 def lengths_of(labelling: Labelling, grouping: Grouping) -> set[WidthExpr]:
-    """All the lengths of axes of a program's tensors that change with a width."""
-    found: set[WidthExpr] = set()
+    """All the lengths of axes of a program's tensors, and numbers that its code passes, that change with a width."""
+    found = {width_of_ids(ids, grouping) for literal in labelling.literals for _, ids in literal.counts}
     seen: set[bytes] = set()
     for node in labelling.labels:
         for labels in (each for part in labelling.all_labels(node) for each in part):

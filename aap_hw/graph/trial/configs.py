@@ -26,7 +26,7 @@ def value_of(module: nn.Module, name: str) -> object:
     if not holder:
         return getattr(module, leaf, None)
     if f"{holder}.{leaf}" in enclosed(module):
-        return inspect.getclosurevars(vars(module)[holder]).nonlocals.get(leaf)
+        return _known(vars(module)[holder], leaf)
     configuration = vars(module).get(holder)
     if isinstance(configuration, _NO_CONFIGURATIONS) or not hasattr(configuration, "__dict__"):
         return None
@@ -52,6 +52,15 @@ def enclosed(module: nn.Module) -> list[str]:
     """Names of what the functions that a module keeps know of the code that made them: ``"function.planes"``."""
     functions = {name: each for name, each in vars(module).items() if isinstance(each, types.FunctionType)}
     return [f"{name}.{variable}" for name, each in functions.items() for variable in each.__code__.co_freevars]
+
+
+def _known(function: types.FunctionType, variable: str) -> object:
+    """What a function knows by a name; None if the code that made it has not set the variable."""
+    cell = (function.__closure__ or ())[function.__code__.co_freevars.index(variable)]
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _knowing(function: types.FunctionType, variable: str, value: object) -> types.FunctionType:

@@ -26,7 +26,7 @@ from aap_hw.graph.program.call import Call
 from aap_hw.graph.program.source import own_frames
 from aap_hw.graph.program.syntax import functions_of, read_of_self, statement_at, with_self
 from aap_hw.graph.trial.configs import enclosed, set_value, value_of
-from aap_hw.graph.trial.surprises import SPLITS
+from aap_hw.graph.trial.surprises import PADS, SPLITS
 from aap_hw.graph.trial.view_lengths import follower
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.noted import Divided, Literal
@@ -93,11 +93,11 @@ def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) ->
 
 
 def is_guessed(literal: Literal, attributes: Sequence[Attribute], model: nn.Module, grouping: Grouping) -> bool:
-    """Whether pieces are taken at a number that changes with a width and that none of the attributes is behind."""
+    """Whether pieces are taken, or channels added, at a number that changes and that none of the attributes is behind."""
     numbers = {number for number, ids in literal.counts if width_of_ids(ids, grouping).terms}
     values = [value_of(model.get_submodule(each.module), each.name) for each in attributes]
     is_derived = any(each.sequence for each in attributes) or not numbers.issuperset(values)
-    return Call(literal.node).name in SPLITS and not is_derived and bool(numbers.difference(values))
+    return Call(literal.node).name in SPLITS | PADS and not is_derived and bool(numbers.difference(values))
 
 
 def scale_attributes(divided: Divided, width: WidthExpr, model: nn.Module) -> Iterable[ScaleAttribute]:

@@ -135,7 +135,7 @@ class Trials:
             is_as_predicted = (
                 is_as_long
                 and _numbers(old) == _numbers(new)
-                and _places_follow(old, new, literals.get(old), grouping, widths)
+                and _places_follow(labelling, old, new, literals.get(old), grouping, widths)
                 and self._keeps_the_same(old, new, trial, removed)
             )
             if not is_as_predicted:
@@ -183,24 +183,27 @@ def _raised_at(error: BaseException, nodes: Sequence[Node]) -> list[Node]:
     return []
 
 
-def _places_follow(old: Node, new: Node, literal: Literal | None, grouping: Grouping, widths: dict[str, int]) -> bool:
+def _places_follow(
+    labelling: Labelling, old: Node, new: Node, literal: Literal | None, grouping: Grouping, widths: dict[str, int]
+) -> bool:
     """Whether a slice begins and ends, and padding lies, where predicted; of splits the lengths of the pieces tell."""
     name = Call(new).name
     if name not in PADS and (literal is None or name != "slice"):
         return True
-    expected = (
-        _places(old) if literal is None else [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
-    )
-    return _places(new) == expected
+    counts = [] if literal is None else [width_of_ids(ids, grouping).at(widths) for _, ids in literal.counts]
+    if name in PADS:
+        dims, following = labelling.of(old).dims, iter(counts)
+        expected = [
+            (dim, next(following) if counts and dim in dims else amount) for dim, amount in _amounts_of_padding(old)
+        ]
+        return _amounts_of_padding(new) == expected
+    size = shape_of(Call(new).first)[Call(new)["dim"]]
+    return [number for number, _ in bounds(Call(new), torch.arange(size).numpy())] == counts
 
 
-def _places(node: Node) -> list[int]:
-    """The numbers by which a slice or padding says where its channels are."""
-    call = Call(node)
-    if call.name in PADS:
-        return [amount for sides in added_by_padding(call) for amount in sides if amount]
-    size = shape_of(call.first)[call["dim"]]
-    return [number for number, _ in bounds(call, torch.arange(size).numpy())]
+def _amounts_of_padding(node: Node) -> list[tuple[int, int]]:
+    """The axes that are padded, and by how much, on each side."""
+    return [(dim, amount) for dim, sides in enumerate(added_by_padding(Call(node))) for amount in sides if amount]
 
 
 def calls(program: ExportedProgram) -> list[Node]:

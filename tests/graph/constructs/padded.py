@@ -85,3 +85,48 @@ class PaddedByANumber(Construct):
 
     def between(self, x: Tensor) -> Tensor:
         return self.wide(x) + F.pad(x, (0, 0, 0, 0, 2, 2))
+
+
+class PaddedAround(Construct):
+    """Pixels and channels in one call, and channels that are the last axis."""
+
+    channels = 24
+
+    def layers(self) -> None:
+        self.wide, self.wider = nn.Conv2d(12, 16, 3, padding=2), nn.Linear(16, 24)
+        self.new, self.newer = 4, 8
+
+    def between(self, x: Tensor) -> Tensor:
+        y = self.wide(x) + F.pad(x, (1, 1, 1, 1, 0, self.new))
+        rows = y.flatten(2).transpose(1, 2)
+        return (self.wider(rows) + F.pad(rows, (0, self.newer))).transpose(1, 2).unflatten(2, y.shape[2:])
+
+
+class PaddedByAShare(Construct):
+    """The share is rounded: it is right for many widths, by chance, and wrong for others."""
+
+    channels = 16
+    frozen = ("stem.0", "wide")
+
+    def layers(self) -> None:
+        self.wide = nn.Conv2d(12, 16, 3, padding=1)
+
+    def between(self, x: Tensor) -> Tensor:
+        y = self.wide(x)
+        return y + F.pad(x, (0, 0, 0, 0, y.shape[1] // 8, y.shape[1] // 8))
+
+
+class PaddedByOneModule(Construct):
+    """One module pads twice, in one number."""
+
+    channels = 16
+    frozen = ("wide", "wider")
+
+    def layers(self) -> None:
+        planes = self.channels
+        self.wide, self.back, self.wider = nn.Conv2d(12, 16, 1), nn.Conv2d(16, 12, 1), nn.Conv2d(12, 16, 1)
+        self.shortcut = Lambda(lambda x: F.pad(x, (0, 0, 0, 0, 0, planes // 4)))
+
+    def between(self, x: Tensor) -> Tensor:
+        x = self.back(F.relu(self.wide(x) + self.shortcut(x)))
+        return self.wider(x) + self.shortcut(x)
