@@ -61,6 +61,8 @@ FOLLOWING = (
     "DepthwiseConvolutionWithMultiplier",
     "GroupNorm",
     "LayerNormMlp",
+    "PaddedAround",
+    "PaddedTwice",
     "PixelShuffle",
     "SplitByListOfSizes",
     "SplitBySizeInAttribute",

@@ -128,7 +128,8 @@ def pad(partition: Partition, node: Node) -> None:
     rows = not is_image and 2 < rank <= MOST_AXES and amounts[-1] == (0, 0) and partition.has_fixed_rows(image)
     if not (rows or is_image or feeds) and _pad_numbers(partition, node, amounts, how):
         return
-    if not rows and (amounts[1] != (0, 0) or not 2 < rank <= MOST_AXES):
+    is_cut = any(length.terms for length in partition.lengths_of(image)[2:])
+    if not rows and (amounts[1] != (0, 0) or is_cut or not 2 < rank <= MOST_AXES):
         raise partition.refused("this padding has no kernel yet", node)
     value = (partition.placement.value_in_order if rows else partition.placement.value_of)(image, node)
     sides = tuple(amounts[1:-1] if rows else amounts[2:])

@@ -6,6 +6,7 @@ Then the operator may have a schedule after all; else its kernel has one size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from aap_hw.compile.front.lengths import TooManyWidths, combination, length_text
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.graph import WidthExpr
-from aap_hw.graph.program.call import Call, is_tensor, shape_of
+from aap_hw.graph.program.call import Call, added_by_padding, is_tensor, shape_of
 from aap_hw.graph.program.source import op_name, quoted
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class _Writer:
                 text = self._text(self._lengths(call["input"])[1])
             elif argument.name == "normalized_shape":
                 text = f"[{','.join(map(self._text, self._lengths(call['input'])[-len(value) :]))}]"
+            elif argument.name == "pad":
+                text = f"[{','.join(self._padding(call))}]"
             elif argument.name == "num_groups":
                 text = self._text(self._lengths(call["input"])[1], divisor=shape_of(call["input"])[1] // value)
             elif not argument.kwarg_only:
@@ -144,6 +147,17 @@ class _Writer:
             self._text(before),
             self._text(self._lengths(self._node)[dim]),
         ]
+
+    def _padding(self, call: Call) -> Iterator[str]:
+        """How much is padded before and behind each axis, the last one first; channels that are added may be cut."""
+        shape, sides = shape_of(self._source), added_by_padding(call)
+        for dim in range(len(shape) - 1, len(shape) - 1 - len(call["pad"]) // 2, -1):
+            before, behind = sides[dim]
+            for amount, part in ((before, slice(before)), (behind, slice(shape[dim] - behind, None))):
+                added = (
+                    WidthExpr(amount) if amount <= 0 else self._partition.graph.width_of(self._source.name, dim, part)
+                )
+                yield self._text(added)
 
     def _argument(self, value: Any) -> str:
         match value:
