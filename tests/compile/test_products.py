@@ -247,6 +247,7 @@ def with_constants(m: Attending, x: Tensor) -> Tensor:
 def with_axes_apart(m: Attending, x: Tensor) -> Tensor:
     rows = m.rows(x.flatten(2).transpose(1, 2))
     graph = torch.einsum("nkctv,kvw->nctw", rows.view(2, 3, 4, 3, 10), m.square[:, :10].view(3, 10, 10))
+    graph = graph + torch.einsum("nacb,nbda->ncd", *[rows.view(2, 3, 40, 3)[:, :, :4]] * 2)[..., :3, None]
     experts = torch.einsum("bnd,edh->benh", rows, m.square.view(3, 5, 2, 30).permute(1, 3, 0, 2).flatten(2))
     return graph.flatten(1) + experts.mean((1, 2, 3)).unsqueeze(1)
 
@@ -296,7 +297,7 @@ def relative(m: Attending, x: Tensor) -> Tensor:
         (by_letters, ["attention", "matmul"]),
         (written_between, ["matmul", "matmul"]),
         (with_constants, ["matmul", "matmul", "matmul", "matmul", "matmul"]),
-        (with_axes_apart, ["matmul", "matmul"]),
+        (with_axes_apart, ["matmul", "matmul", "matmul"]),
         (with_computed_filters, ["matmul", "matmul", "matmul"]),
         (with_sums, ["matmul", "matmul", "matmul", "matmul"]),
         (with_vectors, ["matmul", "matmul", "matmul", "matmul", "matmul"]),

@@ -82,9 +82,12 @@ class Operand:
 
 def _in_order_of(partition: Partition, node: Node, reader: Node, groups: Groups) -> View:
     """A copy of a value whose axes lie in the order of some groups of them."""
-    name, order = f"{reader.name}_{node.name}_in_order", [axis for group in groups for axis in group]
+    order = [axis for group in groups for axis in group]
+    name = f"{reader.name}_{node.name}_in_order_{'_'.join(map(str, order))}"  # a value may be both operands
     lengths = partition.lengths_of(node)
     view = View.of(name, lengths, shape_of(node), order, PLAIN)
+    if partition.has_kernel(name):
+        return view
     read = partition.placement.view_of(node, reader)
     kernel = strided_copy(partition, name, node, [read], order, at_any_cost=False)
     if kernel is None:
