@@ -84,10 +84,10 @@ class Normalised(nn.Module):
         self.layers = nn.ModuleList([nn.LayerNorm(10), nn.RMSNorm(10), nn.LayerNorm(10, bias=False), nn.LayerNorm(5)])
         self.group, self.instance = nn.GroupNorm(5, 10), nn.InstanceNorm2d(10, affine=True)
         self.plain, self.context = nn.GroupNorm(2, 10, affine=False), nn.LayerNorm([10, 1, 1])
-        self.image = nn.LayerNorm([6, 5])
+        self.image, self.whole = nn.LayerNorm([6, 5], bias=False), nn.RMSNorm([3, 6, 5])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers[3](self.image(x))  # over the pixels of each channel, and of each line
+        x = self.layers[3](self.image(self.whole(x)))  # over the pixels of each channel, and of each line
         x = F.relu(self.group(self.stem(x)))
         x = self.plain(self.instance(x).flatten(2)).unflatten(2, (6, 5))
         for layer in list(self.layers)[:3]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from aap_hw.compile.families.normalisation import OVER_CHANNELS
 from aap_hw.compile.front.network import Kernel
 
 
@@ -26,7 +27,7 @@ def weight_of(kernel: Kernel, state: Mapping[str, torch.Tensor]) -> torch.Tensor
     weight = state[kernel.weight]
     if kernel.reads_first:
         return filters_first(weight, int(kernel.key.attribute("groups", "1")))
-    return weight
+    return weight.reshape(-1) if kernel.key.op in OVER_CHANNELS else weight  # of several axes, which are one here
 
 
 def folded(
