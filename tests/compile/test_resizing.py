@@ -42,6 +42,8 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
     # Of images PyTorch forgets a factor that makes as many pixels or twice as many, of lines it does not.
     lambda x: F.interpolate(x[:, :, :4, :4], scale_factor=(1.2, 2.2)),
     lambda x: F.interpolate(x[:, :, :1, :4], scale_factor=(1, 2.2)),
+    lambda x: F.interpolate(x[:, :, :4, :4], scale_factor=(1.2, 2.2), mode="bilinear"),
+    lambda x: F.interpolate(x[:, :, :4, :4], scale_factor=(1.2, 0.6), mode="bicubic", antialias=True),
     lambda x: F.interpolate(x.flatten(2)[..., :4], scale_factor=2.2),
     lambda x: F.interpolate(x.flatten(2)[..., :4], scale_factor=1.2),
     lambda x: F.interpolate(x.flatten(2), scale_factor=2),
@@ -53,6 +55,9 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), size=(2, 7, 5), mode="trilinear", align_corners=True),
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), scale_factor=2),
     lambda x: F.interpolate(x.unflatten(2, (2, 4))[..., :4], scale_factor=(1, 2.2, 2.2)),
+    lambda x: F.interpolate(x.unflatten(2, (2, 4)), scale_factor=(1.4, 1.2, 2.2)),
+    lambda x: F.interpolate(x.unflatten(2, (2, 4)), scale_factor=(2, 1.2, 1), mode="trilinear"),
+    lambda x: F.interpolate(x.unflatten(2, (2, 4)), scale_factor=(1.4, 1, 1), mode="trilinear"),
     lambda x: F.interpolate(x.unflatten(2, (2, 4)), size=(3, 5, 7), mode="nearest-exact"),
     lambda x: F.adaptive_avg_pool3d(x.unflatten(2, (2, 4)), (2, 3, 5)),
     lambda x: F.adaptive_avg_pool3d(x.unflatten(2, (2, 4)), (1, 2, 4)),

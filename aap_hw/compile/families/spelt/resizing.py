@@ -52,6 +52,7 @@ def _step(size: int, made: int, scale: float | None) -> np.float32:
 
 
 def _linear(size: int, made: int, scale: float | None, align_corners: bool) -> Taps:
+    scale = None if size == made else scale  # PyTorch copies an axis that stays as long, whatever the factor
     at = np.maximum(_corners(size, made) if align_corners else _centres(size, made, scale), 0)
     low = np.minimum(at.astype(int), size - 1)
     share = at - low.astype(np.float32)
@@ -79,7 +80,9 @@ def _antialiased(reach: float, weight: Callable[[float], float]) -> Callable[...
     """Taps of an antialiasing filter with a reach in pixels of the smaller image, as in Pillow."""
 
     def taps(size: int, made: int, scale: float | None, align_corners: bool) -> Taps:
-        if align_corners:
+        if size == made:  # is copied, too
+            step = 1.0
+        elif align_corners:
             step = (size - 1) / (made - 1) if made > 1 else 0.0
         else:
             step = 1.0 / scale if scale else size / made

@@ -67,10 +67,10 @@ def resized_volume(partition: Partition, node: Node, volume: Node, how: str, fac
     in_planes = _attributes(partition, node, how, (plane[0], plane[1]), (made[0], made[1]), factors[1:])
     across = (depth, math.prod(made)), (made_depth, math.prod(made))
     of_planes = _attributes(partition, node, how, *across, [factors[0], 1.0] if factors else [])
-    if depth == made_depth:
+    if depth == made_depth and not of_planes["factors"]:
         partition.emit(node, "resize", volume, [value], size=tuple(plane), batch=batch * depth, **in_planes)
         return
-    if plane != made:
+    if plane != made or in_planes["factors"]:
         key = KernelKey.make("resize", tuple(plane), batch * depth, **in_planes)
         value = partition.add_inner(Kernel(f"{node.name}_planes", key, (value,), (width, width)))
     partition.emit(node, "resize", volume, [value], size=across[0], **of_planes)
