@@ -93,7 +93,7 @@ def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) ->
 
 
 def is_guessed(literal: Literal, attributes: Sequence[Attribute], model: nn.Module, grouping: Grouping) -> bool:
-    """Whether pieces are taken, or channels added, at a number that changes and that none of the attributes is behind."""
+    """Whether pieces are taken, or channels added, at numbers that change and that no attribute is behind."""
     numbers = {number for number, ids in literal.counts if width_of_ids(ids, grouping).terms}
     values = [value_of(model.get_submodule(each.module), each.name) for each in attributes]
     is_derived = any(each.sequence for each in attributes) or not numbers.issuperset(values)
