@@ -10,6 +10,8 @@ from torch import Tensor, fx
 from aap_hw.attention.projections import OnGradient, Projections
 from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.groups.observed import ACTIVATIONS
+from aap_hw.graph.program.call import Call, is_tensor, shape_of
 from aap_hw.graph.program.inputs import Batch
 from aap_hw.graph.walk.labels import IntArray
 
@@ -19,8 +21,10 @@ def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
 
     ``sum over channels of the mean over samples and draws of |sum over pixels of Y * dL/dY|`` (the criterion of
     Molchanov et al., 2017, equation 8), where L is a random projection of the outputs
-    (`aap_hw.attention.projections`). Over many draws this is proportional to the norm of the change of all outputs. A
-    group that is observed at several nodes gets their mean.
+    (`aap_hw.attention.projections`). Over many draws this is proportional to the norm of the change of all outputs.
+
+    A group that is observed at several nodes gets their mean, but each sum of a residual stream counts by itself: what
+    is removed from it is missing in all of them, and each block reads another one.
 
     Parameters
     ----------
@@ -50,6 +54,7 @@ class GroupChanges:
 
     def __init__(self, graph: ChannelGraph) -> None:
         groups = [group for group in graph.groups if group.frozen is None]
+        self._sums = {node.name for node in graph.program.graph.nodes if _is_sum(node)}
         self._places: dict[str, dict[str, IntArray]] = {}
         self.dims: dict[str, int] = {}
         for group in groups:
@@ -88,10 +93,25 @@ class GroupChanges:
         return {name: value / count for name, value in self._by_group(self._varying).items()}
 
     def _by_group(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        return {
-            name: math.fsum(_of(sums.get(node), index) for node, index in at.items()) / len(at)
-            for name, at in self._places.items()
-        }
+        found = {}
+        for name, at in self._places.items():
+            of_nodes = {node: _of(sums.get(node), index) for node, index in at.items()}
+            others = [value for node, value in of_nodes.items() if node not in self._sums]
+            found[name] = math.fsum(value for node, value in of_nodes.items() if node in self._sums)
+            found[name] += math.fsum(others) / max(1, len(others))
+        return found
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """Whether a node is the sum of two equally shaped values, or an activation or norm of one."""
+    while node.op == "call_function" and is_tensor(node):
+        call = Call(node)
+        if call.name == "add":
+            return [shape_of(each) for each in call.tensors] == [shape_of(node)] * 2
+        if call.name not in ACTIVATIONS | {"batch_norm"}:
+            return False
+        node = call.first
+    return False
 
 
 def _by_channel(values: Tensor, dim: int) -> Tensor:

@@ -14,7 +14,7 @@ from aap_hw.graph.program.call import Call, is_static, is_tensor, shape_of
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 
-_ACTIVATIONS = frozenset(
+ACTIVATIONS = frozenset(
     {
         "celu",
         "clamp",
@@ -53,7 +53,7 @@ def observed_node(producer: Node) -> Node:
         if reader.op != "call_function" or not is_alike:
             break
         name = Call(reader).name
-        if name in _ACTIVATIONS:
+        if name in ACTIVATIONS:
             return reader
         if name not in _BEFORE_ACTIVATION:
             break
