@@ -87,7 +87,18 @@ class Gated(Pyramid):
         return two.mean((2, 3), keepdim=True), two * torch.sigmoid(two)
 
 
+class UnderSeveralShapes(Pyramid):
+    """What lies in memory once is turned into several orders, as an image of each shape."""
+
+    def packed(self, x: Tensor, one: Tensor, two: Tensor, scores: Tensor) -> Any:
+        other = one.permute(0, 2, 3, 1).reshape(2, 7, 15, 3).permute(0, 3, 1, 2)
+        rows = self.head(two.flatten(2).transpose(1, 2)).softmax(2)
+        pooled = F.max_pool1d(rows, 2), F.max_pool1d(rows.reshape(2, 10, 6), 2)
+        return one, other, *pooled, F.layer_norm(one, one.shape[2:]), F.layer_norm(other, other.shape[2:])
+
+
 PACKINGS = [Pyramid, WithTheImage, WithTheImageOtherwise, WithoutABatch, Twice, WithNothing, InOneDictionary, Gated]
+PACKINGS += [UnderSeveralShapes]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

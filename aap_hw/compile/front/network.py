@@ -208,10 +208,10 @@ def is_rectified(kernels: Iterable[Kernel], value: str, activation: str) -> bool
     return last in (("relu6",) if activation == "relu6" else ("relu", "relu6"))
 
 
-def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
+def with_layout_changes(network: Network, to_turn: Sequence[str]) -> Network:
     """Add the kernels that turn input images to NHWC, if anything reads them so, and outputs to NCHW.
 
-    ``to_turn`` says for each output whether it must be turned from NHWC to PyTorch's order.
+    ``to_turn`` says for each output that must be turned from NHWC to PyTorch's order what its name then ends in.
     """
     kernels, outputs, first = list(network.kernels), list(network.outputs), list[Kernel]()
     for image in (each for each in network.inputs if each.is_image):
@@ -228,7 +228,7 @@ def with_layout_changes(network: Network, to_turn: Sequence[bool]) -> Network:
     taken = {each.name for each in network.inputs}
     for i, (output, turn) in enumerate(zip(outputs, to_turn, strict=True)):
         if turn and output.name not in taken:
-            name, returned = f"{output.name}_nchw", output.shape
+            name, returned = f"{output.name}{turn}", output.shape
             if all(kernel.name != name for kernel in kernels):
                 size = returned[2:] if len(returned) == 4 else (math.prod(returned[2:]), 1)
                 width = WidthExpr(returned[1])

@@ -108,7 +108,13 @@ class Split:
             network = with_int8(network, named, held, floats)
         if able:
             network = with_half(network, named, half, able)
-        to_turn = [not placement.is_plain(output) and not placement.is_moved(output) for output in self._outputs]
+        # What is behind the name of an output that has to be turned.
+        to_turn = [
+            ""
+            if placement.is_plain(output) or placement.is_moved(output)
+            else placement.name_of_copy(held := placement.held_by(output), "nchw", output).removeprefix(held)
+            for output in self._outputs
+        ]
         return with_pitched_images(with_layout_changes(network, to_turn))
 
 

@@ -57,6 +57,7 @@ class Placement:
         self._images: set[Node] = set()
         self._moved: dict[Node, Moved] = {}
         self._unmade: dict[Node, Unmade] = {}
+        self._shapes: dict[str, list[tuple[int, ...]]] = {}
 
     # How a value lies.
 
@@ -84,6 +85,14 @@ class Placement:
         """Name of what a node holds now, without making anything; empty if that has no name yet."""
         return self._names.get(node, "")
 
+    def name_of_copy(self, name: str, order: str, node: Node) -> str:
+        """What a copy in another order is called: memory that is read under several shapes has one for each."""
+        shapes = self._shapes.setdefault(f"{name}_{order}", [])
+        if (shape := shape_of(node)) not in shapes:
+            shapes.append(shape)
+        number = shapes.index(shape) + 1
+        return f"{name}_{order}" if number == 1 else f"{name}_{order}_{number}"
+
     # Values as they are read.
 
     def value_of(self, node: Node, reader: Node) -> str:
@@ -92,11 +101,11 @@ class Placement:
             moved = self._moved[node]
             if not _has_two_orders(node):
                 return self._plain_copy(node)
-            return self._copied(node, moved, f"{moved.node.name}_nhwc", image_order(node))
+            return self._copied(node, moved, self.name_of_copy(moved.node.name, "nhwc", node), image_order(node))
         name = self.value_as_it_lies(node, reader)
         if self.is_image(node) or not _has_two_orders(node):
             return name
-        turned = f"{name}_nhwc"
+        turned = self.name_of_copy(name, "nhwc", node)
         if not self._partition.has_kernel(turned):
             shape, width = shape_of(node), self._partition.graph.width_of(node.name)
             key = KernelKey.make("to_nhwc", _area(shape), shape[0])
@@ -110,7 +119,7 @@ class Placement:
         if self.is_plain(node):
             return self.value_as_it_lies(node, reader)
         moved = Moved(self.view_of(node, reader), node)
-        return self._copied(node, moved, f"{moved.view.name}_nchw", range(len(shape_of(node))))
+        return self._copied(node, moved, self.name_of_copy(moved.view.name, "nchw", node), range(len(shape_of(node))))
 
     def value_as_it_lies(self, node: Node, reader: Node) -> str:
         """Name of what a node holds at this point of the program, as an image or plain: `is_image` says which."""
