@@ -109,7 +109,8 @@ def _costs_of_form(
 ) -> list[KernelCost]:
     kernels = {at: kernel for at, kernel in form.kernels.items() if kernel is not None}
     any_of_them = next(iter(kernels.values()))
-    known = {choice.domain for choice in choices if choice.name in any_of_them.groups}
+    free = [name for name in any_of_them.groups if len(widths[name]) > 1]
+    known = {choice.domain for choice in choices if choice.name in free}
     exactly = 2 - len(set(form.domains) - known)  # another domain's precision is a choice
     by_widths = {at: cost_parts(kernel, widths, cost, exactly=exactly) for at, kernel in kernels.items()}
     return costs_by_labels(form.domains, by_widths, choices, any_of_them.described)

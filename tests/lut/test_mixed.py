@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -216,6 +217,17 @@ def test_what_is_read_side_by_side_has_one_precision() -> None:
     assert set(joined.layers) == {"one.0", "two.0", "mix.0"}
     labels = Mixture(mixed).labels(group_candidates(graph, 4, 2), ["stem.0", "one.0", "two.0", "mix.0"])
     assert Mixture(mixed).alike(labels) == [("stem.0", "one.0", "two.0")]
+
+
+def test_a_group_that_was_cut_to_one_width_leaves_the_others_to_plan() -> None:
+    graph = ChannelGraph.trace(Dense().eval(), (torch.zeros(1, 3, 16, 16),))
+    mixed, candidates = mixed_network(graph, MIXED), group_candidates(graph, 4, 3)
+    free = [name for name, widths in candidates.items() if len(widths) > 1]
+    for cut in combinations(free, 2):
+        left = candidates | {name: candidates[name][:1] for name in cut}
+        labels = Mixture(mixed).labels(left, free)
+        assert all(len(part.groups) <= 2 for part in mixed_costs(mixed, left, labels, cost))
+        mixed_memory_cost(mixed, left, labels, TARGET)
 
 
 def test_each_value_that_is_stored_as_bytes_is_of_the_domain_that_reads_it(
