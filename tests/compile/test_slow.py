@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import tvm_ffi
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -104,6 +105,30 @@ def test_multiply_accumulates_and_parameters_are_those_that_pytorch_counts(name:
     assert counted == counter.get_total_flops() // 2 + uncounted
     learned = sum(kernel.parameters(network.dense) for kernel in network.kernels)
     assert learned == sum(parameter.numel() for parameter in model.parameters())
+
+
+class PaddedVectors(nn.Module):
+    """Of what is padded nothing can be cut, as it is returned, too; of what is added everything can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.last, self.new = nn.Linear(8, 8), nn.Linear(8, 12), nn.Linear(12, 5), 4
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return x, self.last(self.wide(x) + F.pad(x, (0, self.new)))
+
+
+def test_padding_of_what_stays_follows_the_channels_that_it_adds() -> None:
+    model, vectors = PaddedVectors().eval(), torch.randn(2, 8)
+    graph = ChannelGraph.trace(model, (vectors,))
+    whole = partition(graph)
+    cut = partition(ChannelGraph.trace(graph.cut(model, {"wide": [0, 2]}), (vectors,)))
+    calls = [
+        [SlowCall.of(kernel.at(widths)) for kernel in network.kernels if kernel.key.op == "aten.pad.default"]
+        for network, widths in ((whole, whole.dense | {"wide": 2}), (cut, cut.dense))
+    ]
+    assert calls[0] == calls[1] != []
 
 
 def test_groups_whose_widths_a_slow_kernel_cannot_follow_are_fixed_with_a_reason() -> None:

@@ -125,10 +125,10 @@ def pad(partition: Partition, node: Node) -> None:
         return
     is_image = partition.placement.is_image(image)
     feeds = any(Call(user).name.startswith("conv") for user in node.users)
-    rows = not is_image and 2 < rank <= MOST_AXES and amounts[-1] == (0, 0) and partition.has_fixed_rows(image)
+    rows = not is_image and 2 < rank <= MOST_AXES and amounts[-1] == (0, 0) and partition.has_fixed_rows(node)
     if not (rows or is_image or feeds) and _pad_numbers(partition, node, amounts, how):
         return
-    is_cut = any(length.terms for length in partition.lengths_of(image)[2:])
+    is_cut = any(length.terms for length in partition.lengths_of(node)[2:])
     if not rows and (amounts[1] != (0, 0) or is_cut or not 2 < rank <= MOST_AXES):
         raise partition.refused("this padding has no kernel yet", node)
     value = (partition.placement.value_in_order if rows else partition.placement.value_of)(image, node)
@@ -154,7 +154,7 @@ def _pad_numbers(partition: Partition, node: Node, amounts: Sequence[Sides], how
     """
     image = Call(node).first
     shape, axes = shape_of(image), [axis for axis, each in enumerate(amounts) if any(each)]
-    is_cut = any(length.terms for length in partition.lengths_of(image))
+    is_cut = any(length.terms for length in partition.lengths_of(node))
     if is_cut or not axes or axes[-1] - axes[0] > 1:
         return False
     first, behind = axes[0], axes[-1] + 1
