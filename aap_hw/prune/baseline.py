@@ -135,9 +135,10 @@ def baseline(
     name, all_kernels = NetworkName(task.origin.model, task.origin.inputs, precision), network
     if mixed is not None:
         all_kernels = mixed.everything
+    graph = graph.frozen(network.fixed)
+    require_free_group(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.
     require_kernels(all_kernels, name, task.table, heads=heads)
-    graph = graph.frozen(network.fixed)
     graph = graph.frozen(of_one_width(all_kernels, graph, task.table, name))
     graph = select(graph, settings.only, settings.skip, renormalised=settings.cuts_renormalised(task.retrain))
     require_free_group(graph, task.origin.model)

@@ -52,7 +52,7 @@ def test_json_is_alone_on_standard_output_and_its_kernels_keep_the_budget(
         assert shown["latency_us"] == pytest.approx(plan["calibration"] * shown["table_us"])
     assert plan["interpolated_kernels"] == 0
     frozen = [group for group in plan["groups"] if group["frozen"]]
-    assert {group["name"] for group in frozen} >= {"conv1", "linear"}
+    assert {group["name"] for group in frozen} == {"linear"}
     kinds = {group["name"]: group["kind"] for group in plan["groups"]}
     assert kinds.items() >= {"conv1": "stream", "layer1.0.conv1": "inner", "linear": "output"}.items()
     assert all(group["kept"] == group["width"] for group in frozen)
@@ -198,7 +198,8 @@ def test_groups_that_are_not_to_be_cut_stay_and_are_passed_on(aap_hw: Callable[.
     asked = ("--lut", str(table_file), "--budget", "70%", "--only", "layer[23].*", "--skip", "*.0.conv1")
     plan = json.loads(aap_hw("plan", *RESNET20, *asked, "--json", "-").out)
     cut = {group["name"] for group in plan["groups"] if group["kept"] < group["width"]}
-    assert set() < cut <= {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in (1, 2)}
+    inner = {f"layer{stage}.{block}.conv1" for stage in (2, 3) for block in (1, 2)}
+    assert set() < cut <= inner | {"layer2.0.conv2", "layer3.0.conv2"}
     shown = aap_hw("plan", *RESNET20, *asked)
     assert "--only 'layer[23].*' --skip '*.0.conv1'" in shown.out.splitlines()[-1]
     assert re.search(r"^channel group +kind +width +kept *$", shown.out, re.MULTILINE)
@@ -402,7 +403,7 @@ def test_a_plan_of_mixed_precisions_shows_that_of_each_group(aap_hw: Callable[..
     shown = aap_hw(*asked)
     assert re.search(r"^channel group +kind +width +kept +in", shown.out, re.MULTILINE)
     for row in (
-        r"layer1\.0\.conv1 [a-z ]+\d+ +\d+ +int8",
+        r"layer3\.1\.conv1 [a-z ]+\d+ +\d+ +int8",
         r"conv1 [a-z ]+16 +16 +int8 ",
         r"linear [a-z ]+10 +10 +frozen",
     ):

@@ -192,7 +192,7 @@ def bare(code: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def test_running_network_calls_its_kernels_and_nothing_else(profiled: Profiled, tmp_path: Path) -> None:
-    plan, cut = random_cut(profiled, seed=10)
+    plan, cut = random_cut(profiled, seed=11)
     network = compile_network(cut, profiled.example, target(), tmp_path / "cut.so")
     called = count_calls(tmp_path / "cut.so", "main", [profiled.example.numpy()])
     assert called.pop("reshape", 0) <= 1
