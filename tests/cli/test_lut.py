@@ -22,7 +22,7 @@ from aap_hw.lut.table import Validation
 
 
 def test_text_names_device_measurement_kernels_and_validation(
-    aap_hw: Callable[..., Any], table_file: Path, monkeypatch: pytest.MonkeyPatch
+    aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     outcome = aap_hw("lut", "show", str(table_file))
@@ -31,7 +31,13 @@ def test_text_names_device_measurement_kernels_and_validation(
     assert lines[0] == "x86: a CPU elsewhere, 1 thread, measured 2026-01-01"
     assert f"{len(table)} points of {len(table.points)} kernels" in lines[2]
     assert "the machine's speed changed by up to 1.0% meanwhile, which is taken out of every point" in outcome.out
-    assert "are interpolated (no kernel of this one has a grid of widths); wider layers are refused" in outcome.out
+    assert re.search(
+        r"are interpolated \(\d+ of \d+ pairs of .* were measured\); wider layers are refused", outcome.out
+    )
+    lonely = replace(table, points={key: dict([next(iter(rows.items()))]) for key, rows in table.points.items()})
+    save_table(lonely, tmp_path / "lonely.json")
+    shown = aap_hw("lut", "show", str(tmp_path / "lonely.json")).out
+    assert "are interpolated (no kernel of this one has a grid of widths); wider layers are refused" in shown
     shipped = aap_hw("lut", "show", "x86").out
     assert re.search(r"are interpolated \(\d+ of \d+ pairs of input and output width were measured\)", shipped)
     for key, rows in table.points.items():

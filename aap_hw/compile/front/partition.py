@@ -112,7 +112,7 @@ class Split:
         to_turn = [
             ""
             if placement.is_plain(output) or placement.is_moved(output)
-            else placement.name_of_copy(held := placement.held_by(output), "nchw", output).removeprefix(held)
+            else placement.name_of_copy(value := placement.held_by(output), "nchw", output).removeprefix(value)
             for output in self._outputs
         ]
         return with_pitched_images(with_layout_changes(network, to_turn))
