@@ -39,14 +39,16 @@ def made_up_us(address: Address) -> float:
     return (1 + arithmetic + traffic / 20e3) * (1 + 0.03 * noise)
 
 
-def made_up_table(network: Network, candidates: Mapping[str, Sequence[int]]) -> LatencyTable:
-    """A table of a network's kernels at all widths that their groups may have."""
+def made_up_table(
+    network: Network, candidates: Mapping[str, Sequence[int]], granularity: int = GRANULARITY
+) -> LatencyTable:
+    """A table of a network's kernels at all widths that their groups may have, which are so many channels apart."""
     from aap_hw.compile.keys.key import SCHEDULES
     from aap_hw.lut.enumeration import points_of
     from aap_hw.lut.table import LatencyPoint, LatencyTable
 
     device = {"name": "made-up", "provenance": "emulated", "threads": 1, "schedules": SCHEDULES}
-    table = LatencyTable(device, {"granularity": GRANULARITY, "at_most": AT_MOST})
+    table = LatencyTable(device, {"granularity": granularity, "at_most": AT_MOST})
     for address in points_of(network, candidates):
         table.add(address.key, LatencyPoint(address.widths, made_up_us(address), 0.0, 1))
     return table

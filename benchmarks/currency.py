@@ -2,8 +2,9 @@
 
 Networks are cut to random plans of mixed widths and precisions, quantised, and run on test images before any training;
 the statistics of batch norms are taken anew. Ranks of the plans' values are compared with those of the measured loss,
-accuracy and noise in the outputs. Three kinds of plans: all groups cut at random (`both`), half of the groups cut by
-one step (`little`), and nothing cut (`precision`), where only rounding tells plans apart.
+accuracy and noise in the outputs. Kinds of plans: all groups cut at random (`both`), half of the groups cut by one step
+(`little`), nothing cut (`precision`), where only rounding tells plans apart, and in float32 only residual streams cut
+(`stream`) or only what is within blocks (`inner`), where a unit of value should cost the same.
 
 The value's loss by rounding is also multiplied by 0, 0.1, 10 and 100, which must be no better if it is the right
 currency.
@@ -12,6 +13,7 @@ Networks: the embedded ResNet-20, a network of inverted residuals and depthwise 
 few minutes and kept in runs/currency, and checkpoints trained on CIFAR-10.
 
     python benchmarks/currency.py --checkpoints FOLDER --cifar10 FOLDER --json -
+    python benchmarks/currency.py --kinds stream,inner --granularity 2 --checkpoints FOLDER --cifar10 FOLDER --json -
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from aap_hw.prune.baseline import Baseline
 
 MEASURES = ("loss", "accuracy", "noise")
-KINDS = ("both", "little", "precision")
+KINDS = ("both", "little", "precision", "stream", "inner")
+IN_FLOAT32 = ("stream", "inner")
 FACTORS = (0.0, 0.1, 1.0, 10.0, 100.0)
 BATCH, EPOCHS = 64, 8
 
@@ -148,11 +151,12 @@ def _plan(case: Case, kind: str, number: int) -> list[int]:
     plan = []
     for each in case.labels:
         last = len(each.widths) - 1
-        if kind == "both":
+        if kind == "both" or (kind in IN_FLOAT32 and case.dense.graph.kinds.get(each.name) == kind):
             w = round(last * min(1.0, max(0.0, random.normal(size, 0.1))))
         else:
             w = last - int(kind == "little" and last > 0 and random.random() < 0.5)
-        p = 0 if not each.domain else each.precisions.index("int8" if in_int8[each.domain] else "fp32")
+        is_rounded = each.domain and kind not in IN_FLOAT32 and in_int8[each.domain]
+        p = 0 if not each.domain else each.precisions.index("int8" if is_rounded else "fp32")
         plan.append(each.each.index((w, p)))
     return plan
 
@@ -220,7 +224,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
     import torch
     from _inverted_residuals import trained
-    from _made_up import AT_MOST, GRANULARITY, made_up_table
+    from _made_up import AT_MOST, made_up_table
 
     from aap_hw.compile.front.domains import mixed_network
     from aap_hw.graph import ChannelGraph
@@ -254,7 +258,8 @@ def _cases(options: argparse.Namespace, say: Any) -> Iterator[Case]:
     for title, name, weights, data in found:
         origin = Origin.of(name, (3, 32, 32), weights)
         graph = ChannelGraph.trace(origin.build(), origin.inputs.zeros())
-        table = made_up_table(mixed_network(graph).everything, group_candidates(graph, GRANULARITY, AT_MOST))
+        candidates = group_candidates(graph, options.granularity, AT_MOST)
+        table = made_up_table(mixed_network(graph).everything, candidates, options.granularity)
         task = Task(origin, table, data, allow_emulated=True)
         dense = baseline(task, settings)
         scores = dict(scores_of(task, dense.module, dense.graph, settings))
@@ -284,6 +289,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--measured", metavar="FILE", help="an earlier report on as many images: take what plans cost from there"
     )
+    parser.add_argument("--granularity", type=int, default=8, help="channels between two widths of a group")
     parser.add_argument("--networks", default="resnet20,inverted_residuals", help="of Fashion-MNIST")
     parser.add_argument("--cifar10-networks", default="resnet20", help="of the checkpoints")
     parser.add_argument("--quick", action="store_true", help="three plans of each kind on few images: does it run?")

@@ -414,6 +414,6 @@ def test_a_plan_of_mixed_precisions_shows_that_of_each_group(aap_hw: Callable[..
     assert re.search(r"spent [\d,]+ of [\d,]+ parameters \((9\d|100)\.\d%\)", smaller.out), smaller.out + smaller.err
     small = aap_hw(*asked, "--max-memory", "8%")
     assert re.search(r"spent \d\.\d{3} of \d\.\d{3} MB of memory \((9\d|100)\.\d%\).*memory binds", small.out), small
-    refused = aap_hw(*asked, "--max-memory", "1%")
+    refused = aap_hw(*asked, "--max-memory", "0.1%")
     assert (refused.code, refused.out) == (2, "")
     assert re.search(r"memory +\d+ B +\d+ B \([\d.]+% of", refused.err), refused.err
