@@ -13,6 +13,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 from torch import nn
@@ -263,7 +264,13 @@ def _fits(arguments: Sequence[ast.expr | None], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _reads(code: ast.expr, frames: Sequence[_Frame], depth: int) -> Iterable[str]:
+@cache
+def _reads(code: ast.expr, frames: tuple[_Frame, ...], depth: int) -> tuple[str, ...]:
+    """Attributes of ``self`` that a piece of code reads, itself or by names; asked again for every block and trial."""
+    return tuple(dict.fromkeys(_read(code, frames, depth)))
+
+
+def _read(code: ast.expr, frames: tuple[_Frame, ...], depth: int) -> Iterable[str]:
     counted = _without_divisors(code)
     yield from (name for each in counted for name in read_of_self(each))
     if not depth or not frames:
