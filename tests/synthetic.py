@@ -188,6 +188,8 @@ class PretendedDevice:
         dense = resnet20()[2].dense
         layers = {name: getattr(model.get_submodule(name), "weight", torch.empty(0)) for name in dense}
         widths = {name: weight.shape[0] for name, weight in layers.items()}
+        for stage in ("layer2.0", "layer3.0"):  # half of the channels that the shortcut pads go with the other half
+            widths[f"{stage}.conv2"] = model.get_submodule(stage).new_channels // 2
         library.write_text(json.dumps(widths))
 
     def load(self, library: Path) -> PretendedLibrary:

@@ -44,6 +44,7 @@ CASES = [
     Case("gelu(x)", F.gelu, 5e-7, 1e-6),
     Case("gelu_tanh(x)", lambda x: F.gelu(x, approximate="tanh"), 5e-7, 1e-6),
     Case("exp(x)", torch.exp, 3e-7),
+    Case("isnan(x)", lambda x: x.isnan().to(x.dtype)),
     Case("expm1(x)", torch.expm1, 5e-7, within=88),
     Case("log(x)", torch.log, 3e-7),
     Case("log1p(x)", torch.log1p, 5e-7),
