@@ -211,7 +211,7 @@ def test_network_that_is_slower_than_the_unpruned_one_is_refused_before_it_train
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "train", None)
-    device = PretendedDevice(monkeypatch, table(), [8.0])
+    device = PretendedDevice(monkeypatch, table(), [40.0])
     for budget in (HALF, Budget.parse("60%", PARAMETERS)):
         with pytest.raises(UserError, match=r"is faster than the unpruned one on this device: .* profile it again"):
             prune(task(device=device, retrain=True), [budget], replace(TINY, rounds=1))
