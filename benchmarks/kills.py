@@ -95,7 +95,8 @@ def prune_kills(jobs: Mapping[str, Job], kills: int, moments: random.Random, lut
     data.load_embedded = lambda: few
     measured = load_table(lut)
     # A table that nobody measured: then nothing is measured in the run either.
-    table = LatencyTable({**measured.device, "provenance": "emulated"}, measured.measurement, measured.points)
+    device = {**measured.device, "provenance": "emulated"}
+    table = LatencyTable(device, measured.measurement, measured.points, measured.validation)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="aap-hw-kills-") as scratch:
         expected, seconds = {}, {}

@@ -159,11 +159,15 @@ class MeasuredNetwork:
 
         Measurements of a network with other channel groups, which is what the tracer once made of it, are dropped.
         """
-        groups = self.network.dense.keys()
+        dense = self.network.dense
+
+        def is_of_same_groups(entry: Validation) -> bool:
+            return entry.widths.keys() == dense.keys() and all(dense[name] >= w for name, w in entry.widths.items())
+
         self.table.validation = [
             replace(entry, predicted_us=self._predict_us(entry.widths, entry.floats)) if self._is_mine(entry) else entry
             for entry in self.table.validation
-            if not self._is_mine(entry) or entry.widths.keys() == groups
+            if not self._is_mine(entry) or is_of_same_groups(entry)
         ]
 
     def measure(
