@@ -23,8 +23,8 @@ def sensitivities(graph: ChannelGraph, samples: Batch) -> dict[str, float]:
     Molchanov et al., 2017, equation 8), where L is a random projection of the outputs
     (`aap_hw.attention.projections`). Over many draws this is proportional to the norm of the change of all outputs.
 
-    A group that is observed at several nodes gets their mean, but each sum of a residual stream counts by itself: what
-    is removed from it is missing in all of them, and each block reads another one.
+    A group that is observed at several nodes gets their mean. Those that are sums of a residual stream are added up
+    instead: each block reads another one, and a channel that is removed is missing in all of them.
 
     Parameters
     ----------

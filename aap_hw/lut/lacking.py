@@ -50,9 +50,9 @@ def require_kernels(
 
 
 def of_one_width(network: Network, graph: ChannelGraph, table: LatencyTable, name: NetworkName) -> dict[str, str]:
-    """Groups that could be cut and of which a table of the network knows one width, each with a sentence that says so.
+    """Groups that could be cut, but of which the network's table knows one width only, each with the reason to keep it.
 
-    An earlier version of aap-hw, which could not cut them, has measured it.
+    Such a table was measured with an earlier version of aap-hw, which could not cut them.
     """
     if name not in table.networks:
         return {}

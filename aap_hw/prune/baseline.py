@@ -132,9 +132,8 @@ def baseline(
     mixed = mixed_network(graph, precision, half) if precision in MIXTURES else None
     network = mixed.floating if mixed is not None else partition(graph, precision, half=half)
     traced = graph
-    name, all_kernels = NetworkName(task.origin.model, task.origin.inputs, precision), network
-    if mixed is not None:
-        all_kernels = mixed.everything
+    name = NetworkName(task.origin.model, task.origin.inputs, precision)
+    all_kernels = network if mixed is None else mixed.everything
     graph = graph.frozen(network.fixed)
     require_free_group(graph, task.origin.model)
     # Before the user's choice, as the table's kernels are those of all groups that can be cut.

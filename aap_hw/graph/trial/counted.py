@@ -109,7 +109,7 @@ def tie_equal_parts(labelling: Labelling, pieces: Sequence[Node]) -> bool:
 
 
 def keep_padding(labelling: Labelling, pads: Sequence[Node]) -> bool:
-    """Freeze only the channels that padding adds, not those between; whether there are any."""
+    """Freeze the channels that padding adds, and not those that it pads; whether there are any."""
     found = False
     for literal in labelling.literals:
         if literal.node in pads and Call(literal.node).name in PADS:
