@@ -17,6 +17,7 @@ from aap_hw.policy.budget import (
     round_budgets,
 )
 from aap_hw.policy.candidates import best_channels, candidate_widths, kept_share
+from aap_hw.policy.fitting import allocate_to_fit
 from aap_hw.policy.problem import GroupChoice, KernelCost, PeakCost, Problem
 from aap_hw.policy.threshold import allocate_at_threshold, allocate_by_threshold, lowest_threshold
 
@@ -39,6 +40,7 @@ __all__ = [
     "allocate",
     "allocate_at_threshold",
     "allocate_by_threshold",
+    "allocate_to_fit",
     "best_channels",
     "candidate_widths",
     "kept_share",

@@ -24,9 +24,9 @@ from aap_hw.policy import (
     Infeasible,
     Problem,
     Undecided,
-    allocate,
     allocate_at_threshold,
     allocate_by_threshold,
+    allocate_to_fit,
     best_channels,
     least_amounts,
     lowest_threshold,
@@ -37,10 +37,9 @@ from aap_hw.prune.unreachable import Unreachable
 
 # A budget is converted to the table's unit and its cost back: what rounding may add to it on the way.
 ROUNDING = 1e-12
-# How far from the best a plan of mixed precisions may be, as a share of its value.
+# How far from the best a plan may be, as a share of its value; and one of mixed precisions.
+GAP = 1e-4
 MIXED_GAP = 1e-3
-# By how much less is allowed after a plan that was predicted to take less than it does.
-LEAST_CHANGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Plan:
     spent : what it takes of every resource, by name; latency in ms as predicted.
     kept_attention : geometric mean over the free groups of the share of attention kept, weighted by how much the
         network's outputs depend on each; see ``Planner.plan`` for what a removed branch keeps.
-    gap : how far the choice may be from the best, as a share of its value; proven by the solver. None if nothing is
-        proven, as of a threshold.
+    gap : how far the choice may be from the best, as a share of its value; proven by the solver, for what the kernels'
+        costs are to it (`aap_hw.policy.fitting`). None if nothing is proven, as of a threshold.
     seconds : that the choice took.
     kernels : what the table says of each kernel at these widths, in calling order.
     precisions : what each group is read in, of a network of mixed precisions; see ``aap_hw.prune.mixture``. None of
@@ -204,37 +203,31 @@ class Planner:
             asked_us = self.costs.alone_us(budgets[LATENCY.name], slowdown)
             allowed[LATENCY.name] = min(asked_us * (1 - ROUNDING), dense_us)
         try:
-            if self.allocator != "exact":
-                return self._plan(
-                    allocate_by_threshold(problem, scores, self._weights(budgets), allowed), scores, at_most
-                )
-            if self.costs.mixture is None:
-                return self._plan(allocate(problem, allowed), scores, at_most)
-            return self._within(problem, scores, budgets, allowed, at_most)
+            if self.allocator == "exact":
+                found = self._allocate(problem, slowdown, scores, allowed, at_most)
+            else:
+                found = allocate_by_threshold(problem, scores, self._weights(budgets), allowed)
         except Infeasible as refusal:
             raise self._unreachable(refusal, budgets, problem, slowdown) from refusal
+        return self._plan(found, scores, at_most)
 
-    def _within(
+    def _allocate(
         self,
         problem: Problem,
+        slowdown: Slowdown,
         scores: Scores,
-        budgets: Mapping[str, float],
         allowed: Mapping[str, float],
         at_most: Widths | None,
-    ) -> Plan:
-        """A plan of mixed precisions that keeps the budgets as the network that it is.
+    ) -> Allocation:
+        """The best labels whose network takes what is allowed; of latency that is the sum over its kernels."""
 
-        What is chosen may be in one precision altogether, whose slowdown is another one. And what a plan costs by its
-        labels is read off some of all mixtures.
-        """
-        while True:
-            found = allocate(problem, allowed, relative_gap=MIXED_GAP)
-            plan = self._plan(found, scores, at_most)
-            over = {name: limit for name, limit in budgets.items() if plan.spent[name] > limit * (1 + 3 * ROUNDING)}
-            if not over:
-                return plan
-            less = {name: min(limit / plan.spent[name], 1 - LEAST_CHANGE) for name, limit in over.items()}
-            allowed = {**allowed, **{name: found.spent[name] * share for name, share in less.items()}}
+        def takes(found: Allocation) -> dict[str, float]:
+            chosen = self._chosen(found, self._choices(scores, at_most))
+            spent = self.costs.spent(chosen.widths, chosen.floats)
+            return {**spent, LATENCY.name: self.costs.alone_us(spent[LATENCY.name], slowdown)}
+
+        gap = GAP if self.costs.mixture is None else MIXED_GAP
+        return allocate_to_fit(problem, allowed, takes, relative_gap=gap)
 
     def plan_at(self, threshold: float, scores: Scores, at_most: Widths | None = None) -> Plan:
         """The plan that the paper's rule gives at a threshold T, whatever it takes."""
@@ -273,17 +266,11 @@ class Planner:
 
     def _plan(self, found: Allocation, scores: Scores, at_most: Widths | None) -> Plan:
         before = {**self.costs.network.dense, **(at_most or {})}
-        choices = self._choices(scores, at_most)
-        widths = {name: found.widths.get(name, allowed[-1]) for name, allowed in choices.allowed.items()}
-        precisions: dict[str, str] | None = None
-        floats: list[str] | None = None
-        if (mixture := self.costs.mixture) is not None:
-            chosen = mixture.precisions(found, choices.labels)
-            precisions, floats = mixture.by_group(chosen), list(mixture.network.floats(chosen))
-        spent = self.costs.spent(widths, floats)
+        chosen = self._chosen(found, self._choices(scores, at_most))
+        spent = self.costs.spent(chosen.widths, chosen.floats)
         narrowed = [name for name in found.widths if name in self.candidates]
         return Plan(
-            widths=widths,
+            widths=chosen.widths,
             keep={
                 name: best_channels(scores[name], width).tolist()
                 for name, width in found.widths.items()
@@ -294,10 +281,17 @@ class Planner:
             kept_attention=math.exp(found.value / len(narrowed)) if narrowed else 1.0,
             gap=found.gap,
             seconds=found.seconds,
-            kernels=self.costs.kernels(widths, floats),
-            precisions=precisions,
-            floats=floats,
+            kernels=self.costs.kernels(chosen.widths, chosen.floats),
+            precisions=chosen.precisions,
+            floats=chosen.floats,
         )
+
+    def _chosen(self, found: Allocation, choices: Choices) -> _Chosen:
+        widths = {name: found.widths.get(name, allowed[-1]) for name, allowed in choices.allowed.items()}
+        if (mixture := self.costs.mixture) is None:
+            return _Chosen(widths)
+        precisions = mixture.precisions(found, choices.labels)
+        return _Chosen(widths, mixture.by_group(precisions), list(mixture.network.floats(precisions)))
 
     def _unreachable(
         self, refusal: Infeasible, budgets: Mapping[str, float], problem: Problem, slowdown: Slowdown
@@ -315,6 +309,15 @@ class Planner:
         return Unreachable.of(
             refusal.resource, smallest, budgets, self.costs.dense, least, refusal.given, self.limits, provenance
         )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What labels are of the network; see `Plan`."""
+
+    widths: dict[str, int]
+    precisions: dict[str, str] | None = None
+    floats: list[str] | None = None
 
 
 def _best_of(plans: Mapping[str, Plan]) -> Plan:

@@ -12,6 +12,7 @@ import torch
 
 from aap_hw.compile.front.partition import partition
 from aap_hw.compile.keys.precision import HALF
+from aap_hw.compile.keys.target import CpuTarget
 from aap_hw.graph import ChannelGraph
 from aap_hw.prune.job import EMBEDDED, Job, Limit, start
 from aap_hw.prune.quantised import accuracy_rounded, quantised
@@ -72,7 +73,8 @@ class Views(torch.nn.Module):
 def test_a_rounded_network_that_views_an_image_as_a_row_has_an_accuracy(precision: str) -> None:
     torch.manual_seed(0)
     model, data = Views().eval(), images()
-    task: Any = SimpleNamespace(origin=SimpleNamespace(inputs=INPUTS), data=data, target=target())
+    device = target() if precision == "int8" else CpuTarget.of({"kind": "llvm", "mcpu": "znver4"}, threads=1)
+    task: Any = SimpleNamespace(origin=SimpleNamespace(inputs=INPUTS), data=data, target=device)
     form = quantised(task, model, PruneSettings(1, 32), ()) if precision == "int8" else None
     assert accuracy_rounded(task, model, form, "test") == pytest.approx(evaluate(model, data, INPUTS), abs=5)
 
