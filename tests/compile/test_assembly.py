@@ -78,7 +78,9 @@ def loops_of(key: str, widths: tuple[int, int], cpu: str, kind: Callable[[str], 
     return loops
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
+@pytest.mark.parametrize(
+    "cpu", [pytest.param(cpu, marks=pytest.mark.slow) if cpu == "avx512" else cpu for cpu in TARGETS]
+)
 def test_the_inner_loops_of_other_families_leave_the_stack_alone(cpu: str) -> None:
     for key, (widths, kind) in OTHERS.items():
         assert [spill for loop in loops_of(key, widths, cpu, kind) for spill in loop.spills] == [], key

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import tvm
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ def test_attention_of_odd_widths_equals_pytorch_and_has_the_kernels_that_the_unc
     assert_compiled_equals_pytorch(smaller, image, tmp_path)
 
 
+@pytest.mark.slow  # in tests/graph, networks with fewer heads compute the same without being compiled
 def test_attention_with_fewer_heads_equals_pytorch_and_has_the_kernels_that_the_uncut_network_foretold(
     tmp_path: Path,
 ) -> None:

@@ -90,9 +90,10 @@ def most_alive(module: Any) -> int:
     [
         ("resnet20", 32, False, 1),
         ("resnet20", 32, True, 2),
-        ("mobilenetv2", 64, True, 1),
-        ("efficientnet_b0", 64, False, 1),
         ("small_densenet", 32, True, 1),
+        # Networks with more layers.
+        pytest.param("mobilenetv2", 64, True, 1, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", 64, False, 1, marks=pytest.mark.slow),
     ],
 )
 def test_constants_and_the_most_that_lives_at_once_are_those_of_the_lowered_network(

@@ -152,7 +152,7 @@ def kernels_of(model: Values) -> list[list[str]]:
     return [below(output.name) for output in network.outputs]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_tree_is_one_kernel_that_computes_what_pytorch_does(
     threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,27 +166,34 @@ def costs_of_disparities(m: InPlace, x: Tensor) -> Tensor:
 
 CASES = [
     some_channels_are_convolved,
-    channels_are_shifted_in_time,
     boxes_are_decoded,
-    costs_of_disparities,
     written_over,
-    written_over_with_what_is_moved,
     read_after_the_write,
-    read_before_and_after_the_write,
     write_through_an_alias,
-    alias_read_after_the_write,
     copy_keeps_what_was_there,
     residual_is_read_when_it_is_added,
     sum_into_the_shortcut,
+    write_to_the_input_that_was_read,
+]
+# Close to one of those above.
+SLOW = [
+    channels_are_shifted_in_time,
+    costs_of_disparities,
+    written_over_with_what_is_moved,
+    read_before_and_after_the_write,
+    alias_read_after_the_write,
     sum_into_the_branch,
     product_is_read_also_without_its_activation,
     piece_is_overwritten_alone,
     write_to_the_input,
-    write_to_the_input_that_was_read,
 ]
 
 
-@pytest.mark.parametrize("function", CASES, ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    "function",
+    [*CASES, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)],
+    ids=lambda function: function.__name__,
+)
 def test_in_place_operators_compute_what_pytorch_computes(
     function: Callable[[InPlace, Tensor], Tensor], tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_random_kernels_equal_an_integer_reference(name: str, pytestconfig: pyte
     compiled_and_compared()
 
 
+@pytest.mark.slow  # the dozen random ones have odd widths, too
 @pytest.mark.parametrize("name", TARGETS)
 def test_kernels_of_odd_widths_equal_an_integer_reference(name: str) -> None:
     some = []
@@ -135,7 +136,7 @@ def test_no_sum_saturates(name: str) -> None:
 IN_PIECES = {"sandybridge": ([], "xmm"), "skylake-avx512": (["-avx512bw"], "ymm")}
 
 
-@pytest.mark.parametrize("cpu", IN_PIECES)
+@pytest.mark.parametrize("cpu", [pytest.param("sandybridge", marks=pytest.mark.slow), "skylake-avx512"])
 def test_vectors_without_instructions_for_integers_are_multiplied_in_pieces(cpu: str) -> None:
     """As in a virtual machine that hides AVX2."""
     features, register = IN_PIECES[cpu]

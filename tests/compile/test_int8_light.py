@@ -24,7 +24,8 @@ from tests.compile.quantized import called, wrong
 from tests.compile.running import target
 
 BATCH, HEIGHT, WIDTH = 2, 6, 9
-WIDTHS = {1: (1, 57), 2: (96,)}  # by the number of threads
+# Threads and width.
+WAYS = [(1, 57), pytest.param(1, 1, marks=pytest.mark.slow), pytest.param(2, 96, marks=pytest.mark.slow)]
 READ = Scale(0.05, 131), Scale(0.023, 17)
 MADE = Scale(0.061, 77)
 # Of those that move values or take the largest.
@@ -128,16 +129,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("threads", WIDTHS)
-def test_light_kernels_equal_pytorch(threads: int) -> None:
-    tried = [(case, width) for case in CASES for width in WIDTHS[threads]]
+@pytest.mark.parametrize(("threads", "width"), WAYS)
+def test_light_kernels_equal_pytorch(threads: int, width: int) -> None:
     functions, code = [], {}
-    for i, (case, width) in enumerate(tried):
+    for i, case in enumerate(CASES):
         functions.append(build_kernel(address_of(case, width), target(threads)))
         code[f"kernel_{i}"] = functions[-1].code.with_attr("global_symbol", f"kernel_{i}")
     library = tvm.compile(tvm.IRModule(code), target=target(threads).tvm).jit()
     found = []
-    for i, ((case, width), function) in enumerate(zip(tried, functions, strict=True)):
+    for i, (case, function) in enumerate(zip(CASES, functions, strict=True)):
         images = images_of(case, width)
         read = [] if case.name == "quantize" else [KEPT, KEPT if case.name == "interleave" else READ[1]][: len(images)]
         real = (

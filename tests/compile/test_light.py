@@ -24,8 +24,12 @@ from aap_hw.errors import UserError
 from tests.compile.light import BATCH, BYTES, CASES, HEIGHT, LIGHT_KERNELS, WIDTH, nhwc, random_images
 from tests.compile.running import call, called, compiled, target
 
+SLOW = [(1, 1), (7, 1), (13, 2), (30, 2), (57, 1)]  # less than a vector, and several
 
-@pytest.mark.parametrize(("channels", "threads"), [(1, 1), (3, 2), (7, 1), (13, 2), (17, 1), (30, 2), (57, 1)])
+
+@pytest.mark.parametrize(
+    ("channels", "threads"), [(3, 2), (17, 1), *(pytest.param(*way, marks=pytest.mark.slow) for way in SLOW)]
+)
 def test_light_kernels_equal_pytorch(channels: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
     functions, inputs, outputs = [], [], []

@@ -103,9 +103,13 @@ def partitioned(model: nn.Module, image: Tensor) -> Network:
     return partition(ChannelGraph.trace(model, (image,)))
 
 
-def test_moved_values_equal_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# A third of them is enough for every day.
+@pytest.mark.parametrize("some", [MOVES[::3], pytest.param(MOVES[1::3] + MOVES[2::3], marks=pytest.mark.slow)])
+def test_moved_values_equal_pytorch(
+    some: list[tuple[Move, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)  # as one thread copies is seen beside the definitions
-    model, image = Moving([move for move, _ in MOVES]).eval(), torch.randn(2, 3, 8, 12)
+    model, image = Moving([move for move, _ in some]).eval(), torch.randn(2, 3, 8, 12)
     network = compile_network(model, image, target(2), tmp_path / "moved.so")
     assert not network.slow_path
     loaded = device(2).load(tmp_path / "moved.so")

@@ -100,7 +100,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+# The largest network, and plans beyond the first: the promise breaks for them where it breaks for the others.
+SLOW = "mobilenetv2"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == SLOW else name for name in NETWORKS],
+)
 def profiled(request: pytest.FixtureRequest) -> Profiled:
     module, example = NETWORKS[request.param]().eval(), torch.randn(1, 3, 32, 32)
     graph = ChannelGraph.trace(module, (example,))
@@ -150,7 +157,9 @@ def measured_code(points: list[Address], monkeypatch: pytest.MonkeyPatch, folder
     return {point: code[called[f"point_{i}"]] for i, point in enumerate(points)}
 
 
-@pytest.mark.parametrize("seed", range(PLANS_A_NETWORK))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, PLANS_A_NETWORK))]
+)
 def test_every_kernel_of_a_cut_network_is_in_the_enumeration_with_the_same_code(
     profiled: Profiled, seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -101,7 +101,7 @@ PACKINGS = [Pyramid, WithTheImage, WithTheImageOtherwise, WithoutABatch, Twice, 
 PACKINGS += [UnderSeveralShapes]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: packing.__name__)
 def test_all_outputs_are_those_of_pytorch(packing: type[Pyramid], threads: int, tmp_path: Path) -> None:
     model, image = randomise(packing()), torch.randn(2, 3, 14, 10)

@@ -36,7 +36,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_layers_equal_pytorch_in_both_directions_and_orders(device: str) -> None:
     ways = ((0, 1, ""), (1, 0, ""), (1, 1, "given"), (0, 0, "given"))
     cases = [(op, layer, *way) for op, layer in LAYERS for way in ways]

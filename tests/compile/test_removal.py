@@ -22,8 +22,8 @@ from tests.graph.branches import BODIES, Behind, Mlp, Net, OnTokens
 @pytest.mark.parametrize(
     ("name", "side", "precision"),
     [
-        ("resnet20", 32, HALF),
         ("resnet18", 64, FP32),
+        pytest.param("resnet20", 32, HALF, marks=pytest.mark.slow),
         pytest.param("mobilenetv2", 64, FP32, marks=pytest.mark.slow),
         *((kind, 6, FP32) for kind in BODIES),
     ],

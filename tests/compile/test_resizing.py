@@ -5,7 +5,7 @@ All of them are outputs of one network, so that they are compiled at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,8 @@ from aap_hw.errors import UserError
 from aap_hw.graph import ChannelGraph
 from tests.compile.running import device, target
 
-RESIZED: list[Callable[[Tensor], Tensor]] = [
+Resize = Callable[[Tensor], Tensor]
+RESIZED: list[Resize] = [
     lambda x: F.interpolate(x, scale_factor=2),
     lambda x: F.interpolate(x, size=(13, 9)),
     lambda x: F.interpolate(x, scale_factor=1.7),
@@ -77,33 +78,32 @@ RESIZED: list[Callable[[Tensor], Tensor]] = [
 
 
 class Resizing(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, some: Sequence[Resize]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv = nn.Conv2d(3, 11, 1)
+        self.conv, self.some = nn.Conv2d(3, 11, 1), some
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.conv(x)
-        return [resize(x) for resize in RESIZED]
+        return [resize(x) for resize in self.some]
 
 
 IMAGE = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
 
 
-def assert_equal(actual: list[np.ndarray]) -> None:
-    with torch.no_grad():
-        for i, (found, expected) in enumerate(zip(actual, Resizing().eval()(IMAGE), strict=True)):
-            assert found.shape == expected.shape, i
-            assert np.abs(found - expected.numpy()).max() < 2e-6, i
-
-
-def test_resized_images_equal_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# A third of them is enough for every day.
+@pytest.mark.parametrize("some", [RESIZED[::3], pytest.param(RESIZED[1::3] + RESIZED[2::3], marks=pytest.mark.slow)])
+def test_resized_images_equal_pytorch(some: list[Resize], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)  # as one thread resizes is seen beside the definitions
-    network = compile_network(Resizing().eval(), IMAGE, target(2), tmp_path / "resized.so")
+    model = Resizing(some).eval()
+    network = compile_network(model, IMAGE, target(2), tmp_path / "resized.so")
     assert not network.slow_path
     loaded = device(2).load(tmp_path / "resized.so")
     loaded.set_inputs("main", [IMAGE.numpy()])
-    assert_equal(loaded.run("main"))
+    with torch.no_grad():
+        for i, (found, expected) in enumerate(zip(loaded.run("main"), model(IMAGE), strict=True)):
+            assert found.shape == expected.shape, i
+            assert np.abs(found - expected.numpy()).max() < 2e-6, i
 
 
 def test_a_factor_that_says_what_the_sizes_say_is_no_other_kernel() -> None:

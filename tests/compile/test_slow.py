@@ -29,18 +29,21 @@ from tests.graph.constructs import CONSTRUCTS
 from tests.graph.ground_truth import random_keep
 
 COMPILED = {
-    "Convolution3d": "",
-    "TransposedConvolution": "",
-    "GroupNorm": "",
     "LayerNormMlp": "",
-    "SelfAttention": "",
     "PixelShuffle": "",
     "ReflectedBorders": "",
     "SpatialGateOfMeanAndMaximum": "",
     "StandardisedFilters": "",
+    "ColumnsOfATurnedImage": "",
+}
+# Kernels that are tried in files of their own, and one that takes TVM long.
+SLOW = {
+    "Convolution3d": "",
+    "TransposedConvolution": "",
+    "GroupNorm": "",
+    "SelfAttention": "",
     "LinearOnChannelsLast": "",
     "SplitByListOfSizes": "",
-    "ColumnsOfATurnedImage": "",
     "UnpooledToTheirPlaces": "1 kernel on the slow path: 1 max_pool2d_with_indices",
 }
 
@@ -50,10 +53,10 @@ def model_of(name: str) -> tuple[nn.Module, Tensor]:
     return randomise(CONSTRUCTS[name]()), torch.randn(CONSTRUCTS[name].shape)
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", [*COMPILED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_it_compiles_to_what_pytorch_computes_and_says_what_is_slow(name: str, tmp_path: Path) -> None:
     model, images = model_of(name)
-    assert partition(ChannelGraph.trace(model, (images,))).slow_path == COMPILED[name]
+    assert partition(ChannelGraph.trace(model, (images,))).slow_path == (COMPILED | SLOW)[name]
     assert_compiled_equals_pytorch(model, images, tmp_path)
 
 
@@ -256,7 +259,7 @@ def sampled(x: Tensor) -> Tensor:
         lambda x: x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5)),
         lambda x: nn.functional.adaptive_max_pool2d(x, (3, 1)),
         lambda x: nn.functional.interpolate(x, size=(13, 4))[:, :, -2].type_as(x)[:, :, -3::2],
-        sampled,
+        pytest.param(sampled, marks=pytest.mark.slow),  # test_sampling's kernels take less to compile
     ],
     ids=["windows", "cells", "last of nearest", "sampled"],
 )
@@ -269,9 +272,10 @@ def test_what_neither_the_importer_nor_pytorch_divides_is_spelt_out(function: ob
     [
         ("aten.group_norm.default", "(image[1,2,300,256],1,w[2],w[2],1e-05)->image[1,2,300,256]"),
         ("aten.sort.stable", "(x[2,9],stable=True,descending=True)[0]->x[2,9]"),
-        (
+        pytest.param(
             "torchvision.deform_conv2d.default",
             "(image[1,2,5,4],w[3,2,2,1],image[1,4,4,4],c[1,1],c[3],1,1,0,0,1,1,1,1,False)->image[1,3,4,4]",
+            marks=pytest.mark.slow,
         ),
     ],
 )

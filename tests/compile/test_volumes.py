@@ -109,7 +109,11 @@ def wrong(cases: list[Volume], on: DeviceTarget) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("on", [target(), target(2), GPU], ids=["cpu", "two threads", "gpu"])
+@pytest.mark.parametrize(
+    "on",
+    [target(), pytest.param(target(2), marks=pytest.mark.slow), pytest.param(GPU, marks=pytest.mark.slow)],
+    ids=["cpu", "two threads", "gpu"],
+)
 def test_convolutions_of_volumes_equal_pytorch(on: DeviceTarget) -> None:
     assert wrong(CASES, on) == []
 
