@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from aap_hw.graph import ChannelGraph
+from aap_hw.graph.program.copying import copied
+from aap_hw.graph.program.exporting import traced as traced_program
 
 IMAGES = (2, 3, 8, 8)
 
@@ -87,14 +90,25 @@ def assert_cut_equals_silenced(
 
 def assert_widths_follow(
     graph: ChannelGraph, smaller: nn.Module, keep: Mapping[str, Sequence[int]], images: Tensor
+) -> None:
+    """Export the cut model: every axis of every tensor must be as long as the uncut graph foretold."""
+    _assert_foretold(graph, traced_program(copied(smaller), (images,)), keep)
+
+
+def cut_graph(
+    graph: ChannelGraph, smaller: nn.Module, keep: Mapping[str, Sequence[int]], images: Tensor
 ) -> ChannelGraph:
-    """Trace the cut model: every axis of every tensor must be as long as the uncut graph foretold."""
+    """The graph of the cut model, along which it can be cut again; its widths are as `assert_widths_follow` asserts."""
     again = ChannelGraph.trace(smaller, (images,))
+    _assert_foretold(graph, again.program, keep)
+    return again
+
+
+def _assert_foretold(graph: ChannelGraph, program: ExportedProgram, keep: Mapping[str, Sequence[int]]) -> None:
     widths = graph.widths | {name: len(kept) for name, kept in keep.items()}
-    before, after = list(graph.program.graph.nodes), list(again.program.graph.nodes)
+    before, after = list(graph.program.graph.nodes), list(program.graph.nodes)
     assert [node.target for node in before] == [node.target for node in after]
     for old, new in zip(before, after, strict=True):
         if isinstance(new.meta.get("val"), torch.Tensor):
             for dim, size in enumerate(new.meta["val"].shape):
                 assert graph.width_of(old.name, dim).at(widths) == size, (old.name, dim)
-    return again

@@ -26,7 +26,52 @@ from tests.graph.ground_truth import (
     traced,
 )
 
-each_construct = pytest.mark.parametrize("name", CONSTRUCTS)
+# Those that take several trials, and those that are close to one that takes fewer.
+SLOW = {
+    "AssignedIntoZeros",
+    "BiasOfWhichAPartIsZero",
+    "CellFromZeros",
+    "ChannelsShiftedInTime",
+    "CheckedBehindSplit",
+    "CheckedNumberIsAFactor",
+    "ConvLstmFromZeros",
+    "Experts",
+    "FactorInAShapeOfAnAttribute",
+    "GridBesideChannels",
+    "OneMapOfZeros",
+    "PaddedAround",
+    "PaddedByALambda",
+    "PaddedByAShare",
+    "PaddedByOneModule",
+    "PaddedByWhatIsLacking",
+    "PaddedOnBothSides",
+    "PaddedPlaces",
+    "PaddedTwice",
+    "PartsOfOnesAreFilled",
+    "PiecesOfOneWeight",
+    "ShiftedInTime",
+    "SlicesOfAQuarter",
+    "SlicesOfOneWeight",
+    "SlicesOfWhatAnotherHas",
+    "SplitByAttributeAndTheRest",
+    "SplitByFixedNumber",
+    "SplitCountedOnWhatIsRead",
+    "SqueezeAndExcitationOfVectors",
+    "StateOfColumns",
+    "StateOfMatrices",
+    "StateReadByLinearLayers",
+    "StatesOfEachChannel",
+    "StatesOfTwoWidths",
+    "StatesTakenApart",
+    "StatisticsPerChannel",
+    "SumFromZeros",
+    "TokensBehindZeros",
+    "TwiceAsManyStepsAsUnits",
+    "ZerosOfANumber",
+}
+each_construct = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CONSTRUCTS]
+)
 
 
 @functools.cache
@@ -37,6 +82,7 @@ def ready(name: str) -> tuple[nn.Module, ChannelGraph, Tensor]:
 
 def test_there_are_at_least_sixty_constructs() -> None:
     assert len(CONSTRUCTS) >= 60
+    assert CONSTRUCTS.keys() >= SLOW
 
 
 @each_construct

@@ -142,7 +142,9 @@ class Translator(nn.Module):
         return self.head(made)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("kind", "stream"), [(Detector, "features"), (Translator, "source")])
+@pytest.mark.parametrize(
+    ("kind", "stream"), [pytest.param(Detector, "features", marks=pytest.mark.slow), (Translator, "source")]
+)
 def test_encoder_and_decoder_are_cut_as_one_stream(kind: type[Detector | Translator], stream: str) -> None:
     torch.manual_seed(1)
     net, x = kind().eval(), torch.randn(kind.shape)

@@ -75,6 +75,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
+@pytest.mark.slow  # the next test looks for one block, of a number instead of a length
 def test_only_the_channels_that_the_code_counts_freeze(trials: list[object]) -> None:
     torch.manual_seed(0)
     model, graph, images = traced(Several(3), IMAGES)

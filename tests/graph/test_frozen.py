@@ -17,8 +17,38 @@ from tests.graph.ground_truth import (
 )
 from tests.graph.treacherous import FROZEN, Net
 
+# Close to one of the others, whose reason they share.
+SLOW = {
+    "ambiguous shuffle",
+    "as many as channels everywhere",
+    "as many as channels in a new tensor",
+    "at most the number of channels",
+    "count of other channels",
+    "depthwise without a layer",
+    "divided by a count of ones",
+    "division by the number of channels",
+    "filters read as a whole",
+    "halves of the batch",
+    "literal flatten",
+    "literal slice",
+    "literal view",
+    "maximum over all",
+    "places and channels summed over",
+    "pooled to a number of channels",
+    "power of the number of channels",
+    "product of two matrices of parameters",
+    "root of the number of channels as a tensor",
+    "squeeze channels",
+    "sum with a product divided by the number of channels",
+    "sum with ones",
+    "zeros beside",
+    "zeros of the same shape",
+}
 
-@pytest.mark.parametrize("name", FROZEN)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FROZEN]
+)
 def test_channels_that_must_not_be_cut_are_frozen_with_a_reason(name: str) -> None:
     between, channels, word = FROZEN[name]
     torch.manual_seed(0)

@@ -216,7 +216,11 @@ def test_what_a_network_keeps_outside_of_it_is_as_it_was() -> None:
 NAMES_FLOAT32 = (Casts, CastsInTheMiddle, FillsFloat32, SamplesAGrid, BlursByAConstant)
 
 
-@pytest.mark.parametrize("kind", NAMES_FLOAT32, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [NAMES_FLOAT32[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in NAMES_FLOAT32[1:])],
+    ids=lambda kind: kind.__name__,
+)
 def test_networks_that_name_float32_are_checked_in_it(kind: type[Net], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, images = kind().eval(), torch.randn(2, 3, 8, 8)

@@ -18,7 +18,7 @@ from tests.graph import nets
 from tests.graph.ground_truth import (
     IMAGES,
     assert_cut_equals_silenced,
-    assert_widths_follow,
+    cut_graph,
     output,
     random_keep,
     silenced,
@@ -60,7 +60,7 @@ def test_every_width_is_foretold_and_a_cut_model_can_be_cut_again(net: type[nn.M
     model, graph, images = ready(net)
     keep = random_keep(graph, seed=1)
     smaller = graph.cut(model, keep)
-    again = assert_widths_follow(graph, smaller, keep, images)
+    again = cut_graph(graph, smaller, keep, images)
     assert [group.name for group in again.groups] == [group.name for group in graph.groups]
     assert again.widths == graph.widths | {name: len(kept) for name, kept in keep.items()}
     assert_cut_equals_silenced(smaller, again, images, random_keep(again, seed=2))
