@@ -53,6 +53,7 @@ def no_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "profile_model", functools.partial(profiling.profile_model, networks=0))
 
 
+@pytest.mark.slow  # the network of the page is large; tests/cli has each of the commands
 def test_commands_profile_plan_and_prune_it(
     quick_device: Path, tmp_path: Path, aap_hw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,10 @@ def test_several_budgets_are_a_curve_of_the_plans_that_each_would_be(
     alone = json.loads(aap_hw(*asked, "60%", "--json", "-").out)
     assert points[1]["plan"] == {**alone, "solver_seconds": ANY}
     assert all(text in picture.read_text("utf-8") for text in ("Trade-off curve", "resnet20 on x86", "unpruned"))
+
+
+@pytest.mark.slow  # the figures are those of the test above
+def test_a_curve_is_shown_as_a_table_and_drawn(aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path) -> None:
     asked = ("plan", *RESNET20, "--lut", str(table_file), "--budget")
     shown = aap_hw(*asked, "80%,1%,100%", "--plot", str(tmp_path / "curve.png"))
     assert (shown.code, shown.err) == (0, "")
@@ -127,7 +131,10 @@ def test_a_curve_that_cannot_be_is_refused(
     assert sentence in outcome.err
 
 
-@pytest.mark.parametrize("score", ["attention", "taylor", "bn-scale", "weight-l1"])
+@pytest.mark.parametrize(
+    "score",
+    ["attention", "weight-l1", *(pytest.param(score, marks=pytest.mark.slow) for score in ("taylor", "bn-scale"))],
+)
 def test_filters_can_be_told_by_other_scores(aap_hw: Callable[..., Any], table_file: Path, score: str) -> None:
     asked = ("--lut", str(table_file), "--budget", "60%", "--json", "-")
     by_default = json.loads(aap_hw("plan", *RESNET20, *asked).out)
@@ -380,6 +387,7 @@ def test_table_of_other_schedules_is_used_with_a_notice(
             assert result.err.count(f"the latencies in {table} are of kernels as another version") == notices
 
 
+@pytest.mark.slow  # tests/prune/test_mixed.py plans for a smaller network
 def test_a_plan_of_mixed_precisions_shows_that_of_each_group(aap_hw: Callable[..., Any], tmp_path: Path) -> None:
     _, graph, network = resnet20()
     table = table_of(graph, mixed_network(graph).everything)

@@ -229,7 +229,7 @@ def pruning(table_file: Path, out: Path) -> AbstractContextManager[forked.Proces
     return forked.started(PRUNES_WITH_FEW_IMAGES, ["prune", "--lut", str(table_file), *arguments], cwd=ROOT)
 
 
-@pytest.mark.slow  # the next test does so while the network is traced, and test_resume while it trains in this process
+@pytest.mark.slow  # test_main interrupts a process that takes less, and test_resume one that trains in this process
 def test_ctrl_c_while_it_trains_is_one_sentence_that_says_how_to_go_on(
     aap_hw: Callable[..., Any], table_file: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +249,7 @@ def test_ctrl_c_while_it_trains_is_one_sentence_that_says_how_to_go_on(
     assert "holds no finished run" in refused.err
 
 
+@pytest.mark.slow  # as the one above
 def test_ctrl_c_while_the_network_is_traced_leaves_not_even_a_folder(table_file: Path, tmp_path: Path) -> None:
     with pruning(table_file, tmp_path / "run") as child:
         child.wait_until(lambda: child.err.startswith("tracing\n"))

@@ -136,6 +136,7 @@ def test_bundle_brings_along_what_runs_it(deployed: tuple[Path, Deployment], tmp
     assert child.stdout.startswith(f"{FEW} reference inputs: largest difference from PyTorch ")
 
 
+@pytest.mark.slow  # it compiles ResNet-20 again, and what is measured is above
 def test_bundle_for_a_device_that_is_not_there_says_that_nothing_was_measured(finished: Path, tmp_path: Path) -> None:
     run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
     estimate = {"device": "x86", "method": ESTIMATE["method"], **ESTIMATE["error"]}

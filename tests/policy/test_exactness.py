@@ -127,7 +127,8 @@ def fits(spent, budgets):
     return all(spent[resource] <= budget for resource, budget in budgets.items())
 
 
-@pytest.fixture(params=["branching", "program"])
+# test_allocation and test_fitting solve programs, too.
+@pytest.fixture(params=["branching", pytest.param("program", marks=pytest.mark.slow)])
 def search(request, monkeypatch):
     """Either search, whatever the groups' links."""
     monkeypatch.setattr(pricing, "MOST_ENTRIES", math.inf if request.param == "branching" else 0)

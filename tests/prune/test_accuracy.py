@@ -109,6 +109,7 @@ def test_round_that_loses_too_much_is_undone_to_the_last_bit(trained_to: Script)
     assert widths == {name: len(channels) for name, channels in pruned.kept.items()}
 
 
+@pytest.mark.slow  # ten rounds, and the test above undoes one
 def test_failing_again_and_again_ends_with_the_fastest_good_round(trained_to: Script) -> None:
     trained_to([94.9, *[90.0] * 9])
     pruned, summary = prune_within(task(), 0.5, replace(SETTINGS, rounds=10))
@@ -121,6 +122,7 @@ def test_failing_again_and_again_ends_with_the_fastest_good_round(trained_to: Sc
     assert len(rounds) < 10
 
 
+@pytest.mark.slow  # tests/policy/ controls the threshold without a run
 def test_papers_threshold_grows_by_its_step_and_is_halved_after_a_failure(trained_to: Script) -> None:
     trained_to([94.9, 94.8, 90.0, 94.7])
     settings = replace(SETTINGS, allocator="threshold")
@@ -141,6 +143,7 @@ def test_no_round_that_keeps_the_accuracy_is_said_with_what_to_do(trained_to: Sc
         run(0.5)
 
 
+@pytest.mark.slow  # test_rounds measures in the same way
 def test_latency_is_measured_where_there_is_a_device(trained_to: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     trained_to([94.9, 94.8, 90.0, 94.7])
     device = PretendedDevice(monkeypatch, table(), [1.0])

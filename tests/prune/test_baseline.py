@@ -93,6 +93,7 @@ def test_one_kernel_missing_is_named() -> None:
     assert str(lost) in str(refused.value)
 
 
+@pytest.mark.slow  # a network of 56 layers is traced
 def test_table_of_resnet20_serves_resnet56_which_has_the_same_kernels() -> None:
     dense = baseline(Task(Origin.of("resnet56", (3, 32, 32)), table(), few_images()))
     assert dense.dense_ms > 2.5 * formula_ms(dict(resnet20()[2].dense), 1.0)

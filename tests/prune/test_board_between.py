@@ -71,6 +71,7 @@ def test_board_is_free_while_a_run_trains_and_waited_for_when_others_use_it(
     assert pruned.summary["dense_is_measured"]
 
 
+@pytest.mark.slow  # test_resume goes on without a device in less time
 def test_run_that_measures_goes_on_only_where_it_can_and_says_so(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,7 @@ def test_killed_in_its_second_round_it_resumes_to_the_same_run(
     assert result(folder) == result(run)
 
 
-@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("pixels", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_is_deployed_beside_the_unpruned_network_in_float32(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: bool
 ) -> None:

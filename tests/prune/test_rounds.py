@@ -261,7 +261,13 @@ def test_the_teacher_is_the_very_network_that_is_pruned(monkeypatch: pytest.Monk
     assert teachers == [dense.module]
 
 
-@pytest.mark.parametrize(("accuracies", "kept"), [((80, 90, 85), 2), ((80, 90, 90), 3), ((91, 80, 85), 1)])
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [
+        ((80, 90, 90), 3),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (((80, 90, 85), 2), ((91, 80, 85), 1))),
+    ],
+)
 def test_most_accurate_of_the_rounds_that_meet_the_budget_is_kept(
     three_equal_rounds: Callable[[Sequence[float]], None], accuracies: tuple[float, ...], kept: int
 ) -> None:
@@ -313,6 +319,7 @@ def test_round_that_was_only_predicted_does_not_beat_one_that_was_measured(
     assert summary["pruned_ms"] <= summary["budget_ms"]
 
 
+@pytest.mark.slow  # the other way round than the test above
 def test_round_that_misses_the_budget_is_kept_only_if_none_meets_it(
     three_equal_rounds: Callable[[Sequence[float]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +330,7 @@ def test_round_that_misses_the_budget_is_kept_only_if_none_meets_it(
     assert summary["pruned_ms"] > summary["budget_ms"]
 
 
+@pytest.mark.slow  # eight rounds; the validation split above decides on a further one
 def test_accuracy_that_is_not_kept_within_the_budgets_is_trained_for_further_rounds(
     three_equal_rounds: Callable[[Sequence[float]], None],
 ) -> None:
@@ -340,10 +348,9 @@ def test_accuracy_that_is_not_kept_within_the_budgets_is_trained_for_further_rou
         prune(task(), [HALF], TINY, max_drop=1.0)
 
 
-def test_rounds_narrow_step_by_step_and_two_runs_of_one_seed_are_equal() -> None:
+def test_rounds_narrow_step_by_step() -> None:
     events: list[Event] = []
     pruned, summary = prune(task(retrain=True), [HALF], TINY, events.append)
-    again, summary_again = prune(task(retrain=True), [HALF], TINY)
     told = [event for event in events if event.name != "step"]
     assert [event.name for event in told] == ["start", "cut", "epoch", "round", "cut", "epoch", "round"]
     shares = [event.figures["share"] for event in events[: events.index(told[2])] if event.name == "step"]
@@ -354,10 +361,16 @@ def test_rounds_narrow_step_by_step_and_two_runs_of_one_seed_are_equal() -> None
     assert budget < first["predicted_ms"] <= first["budget_ms"]
     assert second["predicted_ms"] <= second["budget_ms"] == budget
     assert summary["round"] == 2
-    assert same_state(pruned.module, again.module)
-    assert summary == summary_again
     module, graph, _ = resnet20()
     assert not same_state(pruned.module, graph.cut(module, pruned.kept)), "nothing was trained"
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_seed_are_equal_and_of_another_train_differently() -> None:
+    pruned, summary = prune(task(retrain=True), [HALF], TINY)
+    again, summary_again = prune(task(retrain=True), [HALF], TINY)
+    assert same_state(pruned.module, again.module)
+    assert summary == summary_again
     other, _ = prune(task(retrain=True), [HALF], replace(TINY, seed=5, rounds=1))
     once, _ = prune(task(retrain=True), [HALF], replace(TINY, rounds=1))
     assert other.kept == once.kept

@@ -106,6 +106,7 @@ def copied(saved: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # test_saved loads and computes in this process
 def test_outputs_in_a_fresh_process_are_the_same_to_the_last_bit(saved: Path) -> None:
     child = forked.run(PRINTS_OUTPUTS_OF_A_RUN, [str(saved)], cwd=ROOT)
     assert child.returncode == 0, child.stderr
