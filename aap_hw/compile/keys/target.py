@@ -40,9 +40,9 @@ L2_BYTES = {
     "znver5": 1 << 20,
 }
 USUAL_L2_BYTES = 512 << 10
-# Bytes that reach a core in a cycle from beyond that cache: timed on Zen 4 and 5 and on Emerald Rapids; on Arm what the
-# memory of a Raspberry Pi gives.
-STREAMED_BYTES = dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids"), 6)
+# Bytes that reach a core in a cycle from beyond that cache: timed on Zen 3, 4 and 5 and on Emerald Rapids; on Arm what
+# the memory of a Raspberry Pi gives.
+STREAMED_BYTES = {"znver3": 4, **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids"), 6)}
 USUAL_STREAMED_BYTES, STREAMED_BYTES_ON_ARM = 9, 3
 # CPUs that compute with a register of AVX-512 in two halves, one after the other.
 IN_TWO_HALVES = ("znver4",)
