@@ -11,6 +11,7 @@ import click
 from aap_hw.cli.options.device import device_option
 from aap_hw.cli.options.images import data_options
 from aap_hw.cli.options.network import model_option, network_options
+from aap_hw.cli.options.numbers import Whole
 from aap_hw.cli.options.precision import precision_option
 from aap_hw.cli.options.typed import typed
 from aap_hw.cli.output import tell
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--calibration-images",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="N",
     help=f"For int8: measure the ranges of values on N samples; default {CALIBRATION_IMAGES}.",
 )

@@ -12,6 +12,7 @@ from aap_hw.cli.lut_show import network_document
 from aap_hw.cli.options.cuts import attention_cuts_option
 from aap_hw.cli.options.device import connect_option, device_option
 from aap_hw.cli.options.network import measured_network_options, model_option
+from aap_hw.cli.options.numbers import Whole
 from aap_hw.cli.options.precision import planned_precision_option
 from aap_hw.cli.options.table import read_table
 from aap_hw.cli.output import json_option, notice, write_json
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 )
 @attention_cuts_option
 @planned_precision_option
-@click.option("--plans", default=20, show_default=True, type=click.IntRange(min=1), help="Number of width plans.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the plans.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")
+@click.option("--plans", default=20, show_default=True, type=Whole(min=1), help="Number of width plans.")
+@click.option("--seed", default=0, show_default=True, type=Whole(min=0), help="Random seed of the plans.")
+@click.option("--workers", type=Whole(min=1), help="Processes that compile; default: one per core.")
 @json_option
 @results_alone
 def validate(

@@ -93,15 +93,6 @@ class LazyGroup(WholeSentences):
                 f"the network's code ended the program ({reason(ending)}); let it return instead"
             ) from ending
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the sub-command that is asked for, or fail with the nearest name there is."""
-        names = self.list_commands(ctx)
-        if args and not args[0].startswith("-") and args[0] not in names:
-            ctx.fail(f"there is no sub-command '{args[0]}'{closest(args[0], names)}")
-        return super().resolve_command(ctx, args)
-
 
 @click.group(
     cls=LazyGroup,
@@ -175,6 +166,10 @@ def _report(failure: BaseException, given: list[str]) -> int:
         case Fault():
             _say(f"error: {failure}")
             return 1
+        case click.NoSuchOption():
+            meant = closest(failure.option_name, failure.possibilities or ())
+            _say(f"error: there is no option '{failure.option_name}'{meant}{_where_to_look(failure)}")
+            return 2
         case click.ClickException():
             _say(f"error: {failure.format_message().rstrip('.')}{_where_to_look(failure)}")
             return 2

@@ -12,6 +12,7 @@ from aap_hw.cli.options.cuts import cut_options
 from aap_hw.cli.options.device import connect_option
 from aap_hw.cli.options.images import data_options
 from aap_hw.cli.options.network import model_option_of, network_options
+from aap_hw.cli.options.numbers import Number, Whole
 from aap_hw.cli.options.precision import planned_precision_option
 from aap_hw.cli.options.table import lut_option_of, read_table_to_predict, unmeasured_options
 from aap_hw.cli.options.typed import typed
@@ -69,14 +70,14 @@ OF_TRAINING = (
 )
 @click.option(
     "--max-accuracy-drop",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     metavar="POINTS",
     help="Percentage points of accuracy that may be lost. Alone: prune as far as that allows. With a budget: once that "
     "is met, train on until the accuracy is back.",
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="N",
     help=f"Reach the budget in N rounds of pruning and training; default {ROUNDS}. With --max-accuracy-drop alone: at "
     f"most N; default {MOST_ROUNDS}.",
@@ -88,10 +89,10 @@ OF_TRAINING = (
     show_default=True,
     help="What each round removes: the same share of what is left (geometric), or the same amount (additive).",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help=f"Epochs of training in each round; default {EPOCHS}.")
+@click.option("--epochs", type=Whole(min=1), help=f"Epochs of training in each round; default {EPOCHS}.")
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help=f"Initial learning rate of each round; default {LEARNING_RATE}.",
 )
 @click.option(

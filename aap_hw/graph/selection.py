@@ -116,4 +116,4 @@ def _instead(graph: ChannelGraph, pattern: str) -> str:
         return f"the kinds of this network are {', '.join(kind for kind in KINDS if kind in graph.kinds.values())}"
     names = list(graph.widths)
     near = difflib.get_close_matches(pattern.strip("*"), names, n=3, cutoff=0.4) or names[:3]
-    return f"the nearest are {', '.join(near)}"
+    return f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}"

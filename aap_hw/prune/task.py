@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # of images.
 CALIBRATION_PIXELS = 800_000
 FEWEST_IMAGES, MOST_IMAGES = 16, 512
+# Seeds are below this, as PyTorch takes none of more than 64 bits.
+SEEDS = 10**18
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class PruneSettings:
                 self.calibration_images is None or self.calibration_images >= 1,
                 f"calibration_images is {self.calibration_images}; give at least 1",
             ),
+            (abs(self.seed) < SEEDS, f"seed is {self.seed}; give one of at most 18 digits"),
             one_of("score", self.score, (None, *SCORES)),
             one_of("score_scale", self.score_scale, SCORE_SCALES),
             one_of("schedule", self.schedule, SCHEDULES),

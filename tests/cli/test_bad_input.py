@@ -164,6 +164,18 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("prune", "--model", "resnet20", "--learning-rate", "0", "--lut", "TABLE", "--budget", "50%"),
         "not in the range",
     ),
+    "a number in words": (
+        ("prune", "--model", "resnet20", "--lut", "TABLE", "--budget", "50%", "--learning-rate", "fast"),
+        "'fast' is not a valid number",
+    ),
+    "half an epoch": (
+        ("prune", "--model", "resnet20", "--lut", "TABLE", "--budget", "50%", "--epochs", "2.5"),
+        "'2.5' is not a valid integer",
+    ),
+    "a long seed": (
+        ("prune", "--model", "resnet20", "--lut", "TABLE", "--budget", "50%", "--seed", "9" * 20),
+        "seed is 9{20}; give one of at most 18 digits",
+    ),
     "device": (("deploy", "RUN", "--device", "x68"), "there is no device 'x68' .*did you mean 'x86'?"),
     "board": (
         ("deploy", "RUN", "--device", "rpi4", "--connect", "tracker://127.0.0.1:1/rpi4"),
@@ -190,8 +202,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         "writes ONNX opsets 9 to 23, not 40",
     ),
     "run": (("deploy", "RUN", "--device", "x86"), "there is no run folder .*RUN; 'aap-hw prune' makes one"),
-    "sub-command": (("lut", "shwo", "TABLE"), "No such command 'shwo'"),
-    "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), r"No such option '?--bugdet'?.*--budget"),
+    "sub-command": (("lut", "shwo", "TABLE"), "there is no sub-command 'shwo'; did you mean 'show'"),
+    "option": (("plan", "--bugdet", "50%", "--lut", "TABLE"), "there is no option '--bugdet'; did you mean '--budget'"),
     "accuracy without images": (
         ("prune", "--model", "resnet20", "--max-accuracy-drop", "1", "--lut", "TABLE"),
         "an accuracy can only be kept by training: add --data",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from aap_hw.cli.options.grouping import as_one
+from aap_hw.cli.options.numbers import Whole
 from aap_hw.prune.defaults import ALLOCATORS, ATTENTION_CUTS, SCORE_SCALES, SCORES, THRESHOLD_WEIGHTS
 
 attention_cuts_option = click.option(
@@ -23,7 +24,7 @@ cut_options = as_one(
     dict,
     click.option(
         "--calibration-images",
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         metavar="N",
         help="Rank filters by N images; default: from 16 at 224x224 to 512 at 32x32.",
     ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aap_hw.cli.options.grouping import as_one
+from aap_hw.cli.options.numbers import Whole
 from aap_hw.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ data_options = as_one(
         help="Images or other samples: embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE, "
         "or a function of yours as MODULE:FUNCTION.",
     ),
-    click.option("--limit", type=click.IntRange(min=2), metavar="N", help="At most N images per split."),
+    click.option("--limit", type=Whole(min=2), metavar="N", help="At most N images per split."),
     click.option(
         "--normalise",
         type=NormalisationText(),

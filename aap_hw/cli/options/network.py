@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from aap_hw.cli.options.grouping import Decorator, as_one
+from aap_hw.cli.options.numbers import Whole
 
 DEFAULT_MODEL = "mobilenetv2"
 
@@ -55,7 +56,7 @@ example_option = click.option(
 )
 classes_option = click.option(
     "--classes",
-    type=click.IntRange(min=2),
+    type=Whole(min=2),
     metavar="N",
     help="Build a network that has a name for N classes; default: its usual number.",
 )

@@ -59,6 +59,9 @@ class ImageSource:
         kind, colon, rest = self.text.partition(":")
         known = self.text == "embedded" or (kind in KINDS and rest)
         if not known and not (colon and _is_function(kind, rest)):
+            if self.text.removesuffix(":") in KINDS:
+                where = "FILE" if kind == "npz" else "FOLDER"
+                raise UserError(f"'{self.text}' does not say where the images are: write {kind}:{where}")
             examples = "embedded, cifar10:FOLDER, fashion-mnist:FOLDER, imagefolder:FOLDER, npz:FILE"
             raise UserError(
                 f"'{self.text}' is no source of images: write {examples} or package.module:function"

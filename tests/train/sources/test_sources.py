@@ -212,7 +212,8 @@ def test_fewer_images_are_normalised_as_all_of_them():
     ("text", "sentence"),
     [
         ("embeded", "did you mean 'embedded'"),
-        ("cifar10", "is no source of images"),
+        ("cifar10", "does not say where the images are: write cifar10:FOLDER"),
+        ("npz:", "write npz:FILE"),
         ("cifar-10:x/y", "did you mean 'cifar10'"),
         ("", "is no source of images"),
     ],
