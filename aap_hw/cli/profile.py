@@ -11,6 +11,7 @@ import click
 from aap_hw.cli.options.cuts import attention_cuts_option
 from aap_hw.cli.options.device import connect_option, device_option_of
 from aap_hw.cli.options.network import measured_network_options, model_option_of
+from aap_hw.cli.options.numbers import Whole
 from aap_hw.cli.options.precision import float_layers_option, planned_precision_option
 from aap_hw.cli.options.typed import retyped, typed
 from aap_hw.cli.output import json_option, notice, quiet_option, write_json
@@ -50,7 +51,7 @@ OF_THIS_MACHINE = ("--pack", "--unpack", "--workers", "--no-cache", "--quiet", "
 @model_option_of()
 @measured_network_options
 @click.option("--out", "out", metavar="FILE", help="The table to write or extend; default: lut/DEVICE.json.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that compile; default: one per core.")
+@click.option("--workers", type=Whole(min=1), help="Processes that compile; default: one per core.")
 @click.option("--no-cache", is_flag=True, help="Compile everything anew, and keep no compiled kernels.")
 @click.option(
     "--pack",
@@ -198,18 +199,17 @@ def _tell_trip(packed: Packed, ctx: click.Context, *, first: bool, console: Plai
 def _told(done: Profile, ctx: click.Context, console: PlainConsole) -> dict[str, Any]:
     """Say what was measured or estimated, and how to go on; the figures."""
     from aap_hw.cli.plan import command as plan
-    from aap_hw.compile.keys.precision import in_precision
+    from aap_hw.compile.keys.precision import in_precision, unpruned_in
     from aap_hw.device.description import MEASURED
     from aap_hw.lut.gathering import disagreement
     from aap_hw.lut.provenance import ACCEPTED_BY, Estimate
     from aap_hw.prune.sentences import slow_sentence
 
-    computed = in_precision(done.precision)
     table, path = done.table, done.path
     assert table is not None
     provenance = table.device["provenance"]
     is_measured, estimate = provenance == MEASURED, Estimate.of(table)
-    unpruned = f"unpruned {done.origin.model}{computed} {done.dense_ms or 0:.2f} ms"
+    unpruned = f"unpruned {done.origin.model}{in_precision(unpruned_in(done.precision))} {done.dense_ms or 0:.3f} ms"
     if not is_measured:
         unpruned = f"{provenance}: no latencies" if estimate is None else f"{unpruned}, estimated"
     console.say(f"{path}: {len(table)} points of {len(table.points)} kernels; {unpruned}")

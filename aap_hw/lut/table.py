@@ -13,7 +13,16 @@ from typing import Any
 
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import SCHEDULES, KernelKey
-from aap_hw.compile.keys.precision import FP32, HALF, INT8, INT8_HALF, MIXED_HALF, NetworkPrecision, in_precision
+from aap_hw.compile.keys.precision import (
+    FP32,
+    HALF,
+    INT8,
+    INT8_HALF,
+    MIXED_HALF,
+    NetworkPrecision,
+    in_precision,
+    unpruned_in,
+)
 from aap_hw.device.description import ESTIMATED
 from aap_hw.errors import UserError
 from aap_hw.inputs import Inputs
@@ -187,11 +196,14 @@ class LatencyTable:
         return self.slowdowns.get(NetworkName(model, inputs, precision), ALONE)
 
     def dense_ms(self, model: str, inputs: Inputs, precision: NetworkPrecision = FP32) -> float | None:
-        """Measured latency of a whole unpruned network, in milliseconds, if the table holds it."""
-        network = NetworkName(model, inputs, precision)
-        for entry in self.validation:
-            if (entry.network, entry.plan) == (network, "dense"):
-                return entry.measured_us / 1e3
+        """Measured latency of a whole unpruned network, in milliseconds, if the table holds it.
+
+        Of a mixture it is the one in its more exact precision, which may have been measured by itself, too.
+        """
+        found = {entry.network: entry.measured_us for entry in reversed(self.validation) if entry.plan == "dense"}
+        for each in (unpruned_in(precision), precision):
+            if (us := found.get(NetworkName(model, inputs, each))) is not None:
+                return us / 1e3
         return None
 
     def _command(self, key: KernelKey, precision: NetworkPrecision | None) -> str:

@@ -172,9 +172,7 @@ def baseline(
     predicted = costs.dense[LATENCY.name]
     # The table's network is in int8 altogether.
     dense_in = unpruned_in(precision)
-    measured = None if floats else task.table.dense_ms(name.model, name.inputs, dense_in)
-    if measured is None and precision in MIXTURES:
-        measured = task.table.dense_ms(name.model, name.inputs, precision)  # which is the same network
+    measured = None if floats else task.table.dense_ms(name.model, name.inputs, precision)
     if task.device is not None:
         found = partial(_measured, task, module, task.device, dense_in, floats)
         if dense_in != FP32:
