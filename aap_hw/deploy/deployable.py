@@ -6,7 +6,7 @@ Nothing is compiled here. Which precision a run is deployed in is decided in `aa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from aap_hw.deploy.reference import FEW, Reference
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.run_form import form_in, form_of_run, supported, unpruned_form
 from aap_hw.device.connection import target_of
+from aap_hw.device.description import MEASURED
 from aap_hw.device.profile import DeviceProfile
 from aap_hw.errors import UserError
 from aap_hw.graph.program.calling import input_names
@@ -54,6 +55,7 @@ class Deployable:
     data : the samples that it is checked with.
     reference : what is computed there to be compared; the first of the samples go into the bundle.
     predicted : latency in milliseconds by a table, and how that came about; None of an estimated one.
+    planned_beside_ms : latency of the unpruned network when ``predicted`` was, if both are the device's.
     estimate : milliseconds by an estimated table, and what they are worth.
     budget : of latency, as text, if it was cut to one.
     trained : the checkpoint that its weights are of, if they are not its own.
@@ -70,6 +72,7 @@ class Deployable:
     data: Samples
     reference: Reference
     predicted: Mapping[str, Any] | None = None
+    planned_beside_ms: float | None = None
     budget: str | None = None
     trained: WeightsFile | None = None
     classes: tuple[str, ...] = ()
@@ -120,6 +123,7 @@ class Deployable:
         predicted = None
         if predicted_ms is not None and not estimate:
             predicted = {"ms": predicted_ms, "provenance": summary["provenance"]}
+        of_device = predicted is not None and summary.get("dense_is_measured") and summary["provenance"] == MEASURED
         return cls(
             origin.model,
             form,
@@ -130,6 +134,7 @@ class Deployable:
             data,
             reference,
             predicted=predicted,
+            planned_beside_ms=summary["dense_ms"] if of_device else None,
             budget=network.record.get("budgets", {}).get(LATENCY.name),
             trained=run.trained,
             classes=_classes(origin),
@@ -169,6 +174,16 @@ class Deployable:
         names = input_names(module, inputs)
         known = _classes(origin)
         return cls(origin.model, form, inputs, names, None, folder, data, reference, trained=trained, classes=known)
+
+    def predicted_beside(self, dense_ms: float) -> Deployable:
+        """The same, with the latency that is predicted while the unpruned network takes so long.
+
+        A machine's speed changes from day to day, and what was predicted on another day is off by as much.
+        """
+        if self.predicted is None or self.planned_beside_ms is None:
+            return self
+        predicted = {**self.predicted, "ms": self.predicted["ms"] * dense_ms / self.planned_beside_ms}
+        return replace(self, predicted=predicted, planned_beside_ms=dense_ms)
 
     @property
     def sample(self) -> Tensors:

@@ -30,7 +30,7 @@ from aap_hw.device.timing import LOADS, STATISTIC, Call, Timing, time_loads_in_t
 from aap_hw.files import require_writable_file, scratch_folder
 from aap_hw.graph.program.inputs import in_batches
 from aap_hw.models.origin import Origin
-from aap_hw.policy import Budget
+from aap_hw.policy import LATENCY, Budget
 from aap_hw.prune.run import RunFolder
 from aap_hw.prune.summary import of_another_precision
 from aap_hw.train.samples import Samples
@@ -111,8 +111,12 @@ def deploy(
         had = {"accuracy": "accuracy_pruned", "memory": "memory_pruned"}
         unknown = tuple(what for what, name in had.items() if known.get(name) is not None and name not in kept)
         return replace(done, summary={**kept, **done.summary}, unknown=unknown)
-    # Of a run whose summary is lost, these figures alone would make none.
-    return replace(done, summary=run.update_summary(done.summary)) if known else done
+    if not known:  # of a run whose summary is lost, these figures alone would make none
+        return done
+    figures = dict(done.summary)
+    if (budget_ms := figures.get("budget_ms")) is not None and LATENCY.name in known.get("budgets", {}):
+        figures["budgets"] = {**known["budgets"], LATENCY.name: budget_ms}
+    return replace(done, summary=run.update_summary(figures))
 
 
 def deploy_model(
@@ -167,6 +171,9 @@ def _deployed(boards: Boards, load: Callable[[bool], Deployable]) -> Deployment:
             if dense_ms is not None:
                 budget_ms = None if deployable.budget is None else Budget.parse(deployable.budget).of(dense_ms)
                 figures |= {"dense_ms": dense_ms, "budget_ms": budget_ms, "dense_is_measured": True}
+                deployable = deployable.predicted_beside(dense_ms)
+                if deployable.planned_beside_ms is not None and deployable.predicted is not None:
+                    figures["predicted_ms"] = deployable.predicted["ms"]
         deployable.write(files[DEPLOYED], boards.target, description.as_json(), measured)
     return Deployment(
         deployable.folder,

@@ -64,6 +64,8 @@ def deployed(finished: Path) -> Iterator[tuple[Path, Deployment]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deployable, "CHECKED_PIXELS", 60 * 32 * 32)
         patch.setattr(deploying, "compile_network", compile_and_keep)
+        planned = RunFolder(finished).update_summary({"dense_is_measured": True})
+        (finished.parent / "planned.json").write_text(json.dumps(planned))
         yield finished, deploy(RunFolder(finished), this_device(), few_images(), finished.parent / "bundle")
 
 
@@ -83,8 +85,12 @@ def test_compiled_network_computes_what_pytorch_does(deployed: tuple[Path, Deplo
         result.latencies["unpruned"].latency_us / 1e3, result.latencies["deployed"].latency_us / 1e3,
     )  # fmt: skip
     assert summary["predicted_ms"] > 0, "figures of the run are kept"
-    # A share of the unpruned latency is a share of what was measured just now.
-    assert summary["budget_ms"] == pytest.approx(0.5 * summary["dense_ms"])
+    # A share of the unpruned latency is a share of what was measured just now, and so is what a plan was predicted.
+    assert summary["budget_ms"] == summary["budgets"]["latency"] == pytest.approx(0.5 * summary["dense_ms"])
+    planned = json.loads((path.parent / "planned.json").read_text())
+    assert planned["dense_ms"] != summary["dense_ms"]
+    share = planned["predicted_ms"] / planned["dense_ms"]
+    assert summary["predicted_ms"] / summary["dense_ms"] == pytest.approx(share)
 
 
 def test_checksums_of_the_manifest_are_those_of_the_files(deployed: tuple[Path, Deployment]) -> None:
