@@ -156,9 +156,9 @@ def _proposal(
     from aap_hw.lut.fidelity import table_error
     from aap_hw.lut.provenance import Estimate
     from aap_hw.prune.proposal import Proposal
-    from aap_hw.train.arrays import MadeSamples
+    from aap_hw.prune.samples import are_made_up
 
     error = table_error(task.table, task.origin.model, task.origin.inputs, settings.precision)
-    made_up = isinstance(task.data, MadeSamples)
+    made_up = are_made_up(task.data)
     estimate, precision = Estimate.of(task.table), settings.precision
     return Proposal(task.origin.model, dense, chosen, budgets, task.table.device, error, made_up, precision, estimate)

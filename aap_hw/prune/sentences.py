@@ -156,8 +156,10 @@ def constraints_sentence(constraints: Sequence[Mapping[str, Any]], provenance: s
         return f"{_number(resource, spent)} of {amount_text(resource, budget)}{doubt} ({spent / budget:.1%})"
 
     parts = [part(each["resource"], each["spent"], each["budget"]) for each in constraints]
-    binds = f"; {constraints[0]['resource']} binds" if len(parts) > 1 else ""
-    return f"spent {', '.join(parts)}{binds}"
+    if len(parts) == 1:
+        return f"spent {parts[0]}"
+    tightest = constraints[0]["resource"]
+    return f"spent {', '.join(parts)}; {tightest} bind{'' if tightest.endswith('s') else 's'}"
 
 
 def amount_text(resource: str, amount: float) -> str:
@@ -187,6 +189,6 @@ def _pruned_latency(summary: Mapping[str, Any]) -> tuple[float, str]:
 
 
 MADE_UP = (
-    "no inputs were given, so filters were ranked on random ones, which says little about real ones: give those with "
-    "--example FILE.npz or --data npz:FILE"
+    "no inputs were given, so filters were ranked on stand-ins (pictures of clothes for a network of images, else "
+    "random numbers), which say little about yours: give those with --data, or with --example FILE.npz"
 )

@@ -18,7 +18,6 @@ from aap_hw.prune.run import PrunedNetwork
 from aap_hw.prune.samples import are_made_up
 from aap_hw.prune.steps import State
 from aap_hw.prune.task import PruneSettings, Task
-from aap_hw.train.arrays import MadeSamples
 
 
 def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: PruneSettings) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def begun(task: Task, dense: Baseline, wanted: Mapping[str, float], settings: Pr
         "score": settings.scored_by,
         "table_error": None if error is None else error.as_json(),
         **({} if estimate is None else {"estimate": estimate.as_json()}),
-        "made_up_inputs": isinstance(task.data, MadeSamples),
+        "made_up_inputs": are_made_up(task.data),
         **({} if settings.precision == FP32 else {"precision": settings.precision, "dense_float_ms": dense.float_ms}),
         **({} if dense.in_float32 is None else {"float_layers": dense.in_float32}),
     }

@@ -10,6 +10,7 @@ from aap_hw.errors import UserError
 from aap_hw.files import make_folder, write_atomic
 from aap_hw.lut.fidelity import table_error
 from aap_hw.prune.sentences import (
+    MADE_UP,
     budget_sentences,
     chosen_by_sentence,
     estimate_sentence,
@@ -123,6 +124,8 @@ def _notes(stories: Sequence[Story]) -> list[str]:
             notes.append(f"{name}{sentence}.")
         if sentence := chosen_by_sentence(story.summary):
             notes.append(f"{name}{sentence}.")
+        if story.summary.get("made_up_inputs"):
+            notes.append(f"{name}{MADE_UP}.")
         if not story.summary["retrained"]:
             notes.append(f"{name}the run trained nothing: there is no accuracy to show.")
     if len({(story.summary["device"], story.table.device["cpu"]) for story in stories}) > 1:
