@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,16 @@ from aap_hw.graph.program.inputs import Batch, tensors_of
 from aap_hw.inputs import Inputs
 from aap_hw.lut.calibrating import Slowdown
 from aap_hw.lut.enumeration import group_candidates, points_of
-from aap_hw.lut.file import load_table, save_table
+from aap_hw.lut.file import dump_table
 from aap_hw.lut.predicting import predict_us
 from aap_hw.lut.table import LatencyPoint, LatencyTable, NetworkName, Validation
 from aap_hw.models import zoo
+from aap_hw.models.cifar_resnet import BasicBlock, CifarResNet
 from aap_hw.models.origin import Origin
+from aap_hw.policy import Allocation, Problem, fitting
 from aap_hw.prune import baseline, measuring, scoring
 from aap_hw.prune.run import PrunedNetwork
+from aap_hw.prune.steps import State
 from aap_hw.train.data import LabelledImages, load_embedded
 
 ORIGIN = Origin("resnet20", "embedded", Inputs.of((3, 32, 32)))
@@ -163,9 +167,15 @@ def table_file(tmp_path: Path) -> Path:
 
 def write_table(path: Path, **device: Any) -> Path:
     """Write `table` to a file and return its path."""
-    save_table(table(**device), path)
-    assert len(load_table(path)) > 50
+    path.write_text(_text_of_table(json.dumps(device)), "utf-8")
     return path
+
+
+@functools.cache
+def _text_of_table(device: str) -> str:
+    made = table(**json.loads(device))
+    assert len(made) > 50
+    return dump_table(made)
 
 
 class PretendedDevice:
@@ -225,9 +235,18 @@ class PretendedLibrary:
 _KNOWN: dict[tuple[object, ...], Any] = {}
 
 
+def _told_apart(argument: Any) -> object:
+    """What an argument is known by: a graph by its groups, what has no value to compare by being itself."""
+    if isinstance(argument, ChannelGraph):
+        return tuple((group.name, group.frozen, group.renormalised) for group in argument.groups)
+    if isinstance(argument, (str, tuple, list, frozenset, type(None))):
+        return tuple(argument) if isinstance(argument, list) else argument
+    return id(argument)
+
+
 @pytest.fixture
 def quick_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build and trace ResNet-20 once for all tests instead of once for each, and judge it by the same images once."""
+    """Do once for all tests what many do alike to ResNet-20: build, trace, judge by the same images, plan, cut."""
     share_resnet20(monkeypatch)
 
 
@@ -239,11 +258,27 @@ def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
     def trace(
         model: nn.Module, example: tuple[torch.Tensor, ...], names: Names = (), heads: bool | WholeHeads | None = None
     ) -> ChannelGraph:
-        is_known = model is module and example[0].shape == (1, 3, 32, 32) and heads is not True
-        return graph if is_known else real(model, example, names, heads=heads)
+        if model is module and example[0].shape == (1, 3, 32, 32) and heads is not True:
+            return graph
+        if model not in built or isinstance(heads, WholeHeads):
+            return real(model, example, names, heads=heads)
+        key = (real, id(model), tuple(example[0].shape), heads)
+        if key not in _KNOWN:
+            _KNOWN[key] = real(model, example, names, heads=heads)
+        found: ChannelGraph = _KNOWN[key]
+        return found
+
+    built: set[nn.Module] = _KNOWN.setdefault(("built",), set())
 
     def build(self: Origin) -> nn.Module:
-        return module if self == ORIGIN else zoo.build(self.model, self.weights).module
+        if self == ORIGIN:
+            return module
+        key = (zoo.build, self.model, self.weights)
+        if key not in _KNOWN:
+            _KNOWN[key] = zoo.build(self.model, self.weights).module
+            built.add(_KNOWN[key])
+        other: nn.Module = _KNOWN[key]
+        return other
 
     real_skeleton = Origin.skeleton
 
@@ -260,6 +295,21 @@ def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
         if key not in _KNOWN:
             _KNOWN[key] = call()
         return _KNOWN[key]
+
+    def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which returns what it made before of the same arguments if the graph is among them."""
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            given = [*arguments, *named.values()]
+            graphs = [each for each in given if isinstance(each, ChannelGraph)]
+            if not graphs or any(each.program is not graph.program for each in graphs):
+                return function(*arguments, **named)
+            key = (function, *named, *map(_told_apart, given))
+            if key not in _KNOWN:
+                _KNOWN[key] = function(*arguments, **named), given  # which keeps the objects that the key names
+            return _KNOWN[key][0]
+
+        return call
 
     def check_cutting(of: ChannelGraph, model: nn.Module, images: Batch) -> None:
         if model is module and of.program is graph.program:
@@ -282,6 +332,32 @@ def share_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
             return seen
         return observe(model, batches, graph=graph, **how)
 
+    retrace, solve = State.retrace, fitting.allocate
+
+    def retraced(self: State, inputs: Inputs) -> None:
+        """The graph of another network of these widths: nothing reads weights from it."""
+        if not isinstance(self.module, CifarResNet):
+            retrace(self, inputs)
+            return
+        shapes = tuple((name, tuple(each.shape)) for name, each in self.module.state_dict().items())
+        padded = tuple(each.new_channels for each in self.module.modules() if isinstance(each, BasicBlock))
+        key = (retrace, inputs, self.graph.heads, shapes, padded, _told_apart(self.graph))
+        if key not in _KNOWN:
+            retrace(self, inputs)
+            _KNOWN[key] = self.graph
+        self.graph = _KNOWN[key]
+
+    def solved(problem: Problem, budgets: Mapping[str, float], **how: float) -> Allocation:
+        key = (solve, pickle.dumps((vars(problem), dict(budgets), how)))
+        if key not in _KNOWN:
+            _KNOWN[key] = solve(problem, budgets, **how)
+        found: Allocation = _KNOWN[key]
+        return found
+
+    monkeypatch.setattr(State, "retrace", retraced)
+    monkeypatch.setattr(fitting, "allocate", solved)
+    for name in ("partition", "mixed_network", "removable", "removable_in_both"):
+        monkeypatch.setattr(baseline, name, remembered(getattr(baseline, name)))
     monkeypatch.setattr(baseline, "check_cutting", check_cutting)
     monkeypatch.setattr(scoring, "sensitivities", sensitivities)
     monkeypatch.setattr(scoring, "observed", observed)

@@ -89,9 +89,9 @@ def most_alive(module: Any) -> int:
     ("name", "side", "cut", "batch"),
     [
         ("resnet20", 32, False, 1),
-        ("resnet20", 32, True, 2),
         ("small_densenet", 32, True, 1),
-        # Networks with more layers.
+        # Networks with more layers, and two images.
+        pytest.param("resnet20", 32, True, 2, marks=pytest.mark.slow),
         pytest.param("mobilenetv2", 64, True, 1, marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", 64, False, 1, marks=pytest.mark.slow),
     ],

@@ -1,10 +1,10 @@
 """Proves that whole networks, as published and cut to odd widths, compile to what PyTorch computes.
 
-One network with residual sums, one with depthwise convolutions and one with concatenations run every day; the others
-take long to compile and are marked slow. The networks are the zoo's and others of torchvision at small inputs, with
-batch norms whose statistics and affine parts differ from channel to channel. VGG-16's classifier needs 224 x 224
-pixels: its features are tried, and a classifier like it. Where blocks differ in nothing but how many channels they
-read, some of a network stand for all: the shallow ones have each kind of block that the published ones have.
+A network with residual sums, one with depthwise convolutions and one with concatenations run every day, whole or cut.
+The others take long to compile and are marked slow. The networks are the zoo's and others of torchvision at small
+inputs, with batch norms whose statistics and affine parts differ from channel to channel. VGG-16's classifier needs
+224 x 224 pixels: its features are tried, and a classifier like it. Where blocks differ in nothing but how many channels
+they read, some of a network stand for all: the shallow ones have each kind of block that the published ones have.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tests.compile.running import assert_compiled_equals_pytorch, randomise
 NETWORKS = [
     ("mobilenetv2", 64),
     ("resnet20", 32),
-    ("small_densenet", 32),
     *[
         pytest.param(name, side, marks=pytest.mark.slow)
         for name, side in [
+            ("small_densenet", 32),
             ("resnet18", 64),
             ("shufflenet_v2_x1_0", 64),
             ("shallow_efficientnet", 64),
@@ -59,6 +59,7 @@ def test_network_cut_to_odd_widths_equals_pytorch(name: str, side: int, tmp_path
     assert_compiled_equals_pytorch(cut_to_odd_widths(whole, example, seed=5), example, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_threads_and_a_batch_of_two_equal_pytorch(tmp_path: Path) -> None:
     assert_compiled_equals_pytorch(network("resnet20"), image(32, batch=2), tmp_path, threads=2)
 

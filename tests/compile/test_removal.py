@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.graph.branches import BODIES, Behind, Mlp, Net, OnTokens
 @pytest.mark.parametrize(
     ("name", "side", "precision"),
     [
-        ("resnet18", 64, FP32),
+        pytest.param("resnet18", 64, FP32, marks=pytest.mark.slow),
         pytest.param("resnet20", 32, HALF, marks=pytest.mark.slow),
         pytest.param("mobilenetv2", 64, FP32, marks=pytest.mark.slow),
         *((kind, 6, FP32) for kind in BODIES),
@@ -47,14 +48,21 @@ def test_kernels_without_some_blocks_are_the_others_of_the_unpruned_network(
         )
 
 
-def test_network_without_branches_computes_what_pytorch_computes(tmp_path: Path) -> None:
-    example = torch.randn(1, 3, 12, 12)
-    of_modules = nn.Sequential(*(BODIES[kind][0]() for kind in ("ConvNeXt", "C2f", "C3k2")))
-    for model in (net(*REMOVABLE.values()), Net(of_modules).eval()):
-        graph = ChannelGraph.trace(model, (example,))
-        assert graph.blocks
-        keep: dict[str, list[int]] = {group: [] for block in graph.blocks[::2] for group in block.groups}
-        assert_compiled_equals_pytorch(graph.cut(model, keep), example, tmp_path)
+def of_modules() -> nn.Module:
+    return Net(nn.Sequential(*(BODIES[kind][0]() for kind in ("ConvNeXt", "C2f", "C3k2")))).eval()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda: net(*REMOVABLE.values()), pytest.param(of_modules, marks=pytest.mark.slow)],
+    ids=["blocks", "modules"],
+)
+def test_network_without_branches_computes_what_pytorch_computes(made: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model, example = made(), torch.randn(1, 3, 12, 12)
+    graph = ChannelGraph.trace(model, (example,))
+    assert graph.blocks
+    keep: dict[str, list[int]] = {group: [] for block in graph.blocks[::2] for group in block.groups}
+    assert_compiled_equals_pytorch(graph.cut(model, keep), example, tmp_path)
 
 
 def test_block_that_leaves_an_activation_behind_is_not_offered() -> None:

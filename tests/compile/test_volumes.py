@@ -146,7 +146,7 @@ class Grown(nn.Module):
         return self.last(self.second(F.relu(self.norm(self.first(x)))))
 
 
-@pytest.mark.parametrize("on", [None, GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("on", [None, pytest.param(GPU, marks=pytest.mark.slow)], ids=["cpu", "gpu"])
 def test_transposed_convolutions_of_volumes_equal_pytorch(on: DeviceTarget | None, tmp_path: Path) -> None:
     model, clips = randomise(Grown()), torch.randn(2, 5, 3, 2, 4)
     network = partition(ChannelGraph.trace(model, (clips,)))

@@ -123,6 +123,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, set[i
     return path, journal_of(path).read_bytes(), survivors
 
 
+@pytest.mark.slow  # a process with workers of its own, as the next; the one behind them reads such a journal
 def test_killed_job_leaves_its_points_and_no_table(killed: tuple[Path, bytes, set[int]]) -> None:
     path, journal, _ = killed
     # A job that is not killed visits each point twice at least.
@@ -130,6 +131,7 @@ def test_killed_job_leaves_its_points_and_no_table(killed: tuple[Path, bytes, se
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_job_disappear(killed: tuple[Path, bytes, set[int]]) -> None:
     assert killed[2] == set()
 
