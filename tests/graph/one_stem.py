@@ -25,12 +25,17 @@ class Net(nn.Module):
         return self.last(self.norm(self.stem(x)).sigmoid())  # type: ignore[no-any-return]
 
 
-def ready(make: Callable[[], nn.Module]) -> tuple[Net, ChannelGraph, Tensor]:
+def made(make: Callable[[], nn.Module]) -> tuple[Net, Tensor]:
     torch.manual_seed(0)
     net, images = Net(make()).double().eval(), torch.randn(IMAGES, dtype=torch.float64)
     with torch.no_grad():
         for parameter in net.norm.parameters():
             parameter.uniform_(0.5, 1.5)
+    return net, images
+
+
+def ready(make: Callable[[], nn.Module]) -> tuple[Net, ChannelGraph, Tensor]:
+    net, images = made(make)
     return net, ChannelGraph.trace(net, (images,)), images
 
 

@@ -19,7 +19,7 @@ from aap_hw.graph.check import silenced
 from aap_hw.graph.check.self_check import CutMismatchError, checked_cut
 from aap_hw.graph.cut import surgery
 from tests.graph.ground_truth import IMAGES, output
-from tests.graph.one_stem import KEEP, Reference, expected, ready
+from tests.graph.one_stem import KEEP, Reference, expected, made, ready
 
 EPS = 1e-5
 
@@ -206,7 +206,7 @@ def test_cut_norm_is_taken_over_the_channels_that_stay(name: str) -> None:
 def test_norm_over_all_channels_is_another(name: str) -> None:
     """Guards the test above: what is compared differs from what silencing alone would compute."""
     make, formula, _ = NORMS[name]
-    net, _, images = ready(make)
+    net, images = made(make)
     with torch.no_grad():
         gone = [channel for channel in range(12) if channel not in KEEP]
         net.last.weight[:, gone] = 0
