@@ -124,7 +124,9 @@ def test_functions_are_whole_vectors_in_registers(function: str, cpu: str) -> No
 
 
 @pytest.mark.parametrize("cpu", TARGETS)
-@pytest.mark.parametrize("vectors", [1, 2, 4, 7, 8, 9, 40])
+@pytest.mark.parametrize(
+    "vectors", [1, 7, 40, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4, 8, 9))]
+)
 def test_depthwise_code_is_not_repeated_for_each_vector_of_channels(vectors: int, cpu: str) -> None:
     target, width = TARGETS[cpu], vectors * TARGETS[cpu].lanes
     case = Convolution(width, width, (28, 28), epilogue=RELU6, depthwise=True)

@@ -91,14 +91,17 @@ def test_affine_kernel_scales_and_shifts_each_channel_before_the_activation() ->
         assert_close(actual.transpose(0, 3, 1, 2), expected, (channels, steps))
 
 
+@pytest.mark.parametrize(
+    "some",
+    [((1, 3), (7, 64, 13)), pytest.param(((5,), (16, 16), (57, 2, 17, 30)), marks=pytest.mark.slow)],
+    ids=["odd", "others"],
+)
 def test_concatenation_of_any_widths_is_one_kernel_that_depends_on_their_sum_alone(
-    monkeypatch: pytest.MonkeyPatch,
+    some: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loops, "WORTH_SHARING", 1)
     cases = [
-        (widths, threads, normalised)
-        for widths in ((5,), (1, 3), (16, 16), (7, 64, 13), (57, 2, 17, 30))
-        for threads, normalised in ((1, False), (2, False), (1, True))
+        (widths, threads, normalised) for widths in some for threads, normalised in ((1, False), (2, False), (1, True))
     ]
     functions = []
     for widths, threads, normalised in cases:

@@ -112,36 +112,41 @@ class Whole(nn.Module):
         return self.function(self, x)
 
 
+SHORT = [
+    (lambda m, x: x + m.conv(x), ["to_nhwc", "conv2d", "to_nchw"]),
+    (lambda m, x: F.max_pool2d(x, 2) + F.max_pool2d(m.conv(x), 2), None),
+    (lambda m, x: m.linear(x.mean((2, 3))), ["to_nhwc", "global_avg_pool2d", "linear"]),
+    (lambda m, x: F.avg_pool2d(m.conv(x), 2).flatten(1), None),
+    (lambda m, x: m.conv(x)[:, :, ::2, 0::4], ["conv2d", "subsample", "to_nchw"]),
+    (lambda m, x: F.pad(m.conv(x), (0, 0, 0, 0, 1, 2)), ["conv2d", "pad_channels", "to_nchw"]),
+    (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "to_nchw"]),
+    (lambda m, x: F.silu(m.conv(x)), ["conv2d", "to_nchw"]),
+    (lambda m, x: F.relu(m.conv(x) * m.conv(x).mean((2, 3), keepdim=True)), None),
+    (lambda m, x: F.max_pool2d(m.conv(x), 3, 2, ceil_mode=True), ["conv2d", "max_pool2d", "to_nchw"]),
+    (lambda m, x: torch.cat([m.conv(x), x, F.relu(x)], 1), ["to_nhwc", "conv2d", "relu", "concat", "to_nchw"]),
+    (lambda m, x: m.conv(x).chunk(3, 1)[0] + m.conv(x).split([2, 1], 1)[1] * x[:, 2:], None),
+]
+# Whose operators are tried in files of their own.
+SLOW = [
+    (lambda m, x: m.conv(F.relu(x)), ["to_nhwc", "relu", "conv2d", "to_nchw"]),
+    (lambda m, x: m.conv(F.max_pool2d(x, 3, 2, 1)), ["to_nhwc", "max_pool2d", "conv2d", "to_nchw"]),
+    (lambda m, x: F.avg_pool2d(m.conv(x), 2, count_include_pad=False), None),
+    (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 1), ["conv2d", "global_avg_pool2d"]),
+    (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 8), ["conv2d", "to_nchw"]),
+    (lambda m, x: m.conv(m.conv(x)), ["conv2d", "conv2d", "to_nchw"]),
+    (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "to_nchw"]),
+    (lambda m, x: m.conv(x) * x, ["to_nhwc", "conv2d", "mul", "to_nchw"]),
+    (lambda m, x: F.hardswish(torch.sigmoid(F.adaptive_avg_pool2d(x, 1)) * m.conv(x)), None),
+    (lambda m, x: F.avg_pool2d(m.conv(x), 3, 2, 1, True, False), ["conv2d", "avg_pool2d", "to_nchw"]),
+    (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (4, 2)), ["conv2d", "avg_pool2d", "to_nchw"]),
+    (lambda m, x: F.relu(torch.cat([m.conv(x), x[:, :1]], 1)), None),
+    (lambda m, x: m.linear(x.mean((2, 3))).softmax(-1), ["to_nhwc", "global_avg_pool2d", "linear", "softmax"]),
+    (lambda m, x: m.linear(torch.cat([x.mean((2, 3))[:, :1], x.mean((2, 3))[:, 1:]], 1)), None),
+]
+
+
 @pytest.mark.parametrize(
-    ("function", "operators"),
-    [
-        (lambda m, x: x + m.conv(x), ["to_nhwc", "conv2d", "to_nchw"]),
-        (lambda m, x: m.conv(F.relu(x)), ["to_nhwc", "relu", "conv2d", "to_nchw"]),
-        (lambda m, x: m.conv(F.max_pool2d(x, 3, 2, 1)), ["to_nhwc", "max_pool2d", "conv2d", "to_nchw"]),
-        (lambda m, x: F.max_pool2d(x, 2) + F.max_pool2d(m.conv(x), 2), None),
-        (lambda m, x: m.linear(x.mean((2, 3))), ["to_nhwc", "global_avg_pool2d", "linear"]),
-        (lambda m, x: F.avg_pool2d(m.conv(x), 2).flatten(1), None),
-        (lambda m, x: F.avg_pool2d(m.conv(x), 2, count_include_pad=False), None),
-        (lambda m, x: m.conv(x)[:, :, ::2, 0::4], ["conv2d", "subsample", "to_nchw"]),
-        (lambda m, x: F.pad(m.conv(x), (0, 0, 0, 0, 1, 2)), ["conv2d", "pad_channels", "to_nchw"]),
-        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 1), ["conv2d", "global_avg_pool2d"]),
-        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 8), ["conv2d", "to_nchw"]),
-        (lambda m, x: m.conv(m.conv(x)), ["conv2d", "conv2d", "to_nchw"]),
-        (lambda m, x: F.relu6(m.conv(x).clone().contiguous()), ["conv2d", "to_nchw"]),
-        (lambda m, x: F.hardtanh(m.conv(x).float(), 0, 6), ["conv2d", "to_nchw"]),
-        (lambda m, x: F.silu(m.conv(x)), ["conv2d", "to_nchw"]),
-        (lambda m, x: m.conv(x) * x, ["to_nhwc", "conv2d", "mul", "to_nchw"]),
-        (lambda m, x: F.relu(m.conv(x) * m.conv(x).mean((2, 3), keepdim=True)), None),
-        (lambda m, x: F.hardswish(torch.sigmoid(F.adaptive_avg_pool2d(x, 1)) * m.conv(x)), None),
-        (lambda m, x: F.max_pool2d(m.conv(x), 3, 2, ceil_mode=True), ["conv2d", "max_pool2d", "to_nchw"]),
-        (lambda m, x: F.avg_pool2d(m.conv(x), 3, 2, 1, True, False), ["conv2d", "avg_pool2d", "to_nchw"]),
-        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (4, 2)), ["conv2d", "avg_pool2d", "to_nchw"]),
-        (lambda m, x: torch.cat([m.conv(x), x, F.relu(x)], 1), ["to_nhwc", "conv2d", "relu", "concat", "to_nchw"]),
-        (lambda m, x: F.relu(torch.cat([m.conv(x), x[:, :1]], 1)), None),
-        (lambda m, x: m.conv(x).chunk(3, 1)[0] + m.conv(x).split([2, 1], 1)[1] * x[:, 2:], None),
-        (lambda m, x: m.linear(x.mean((2, 3))).softmax(-1), ["to_nhwc", "global_avg_pool2d", "linear", "softmax"]),
-        (lambda m, x: m.linear(torch.cat([x.mean((2, 3))[:, :1], x.mean((2, 3))[:, 1:]], 1)), None),
-    ],
+    ("function", "operators"), [*SHORT, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
 )
 def test_short_network_compiles_to_what_pytorch_computes(
     function: Callable[[Whole, Tensor], Tensor], operators: list[str] | None, tmp_path: Path

@@ -73,7 +73,12 @@ CASES: dict[str, tuple[Callable[[Pieces, Tensor], Tensor | tuple[Tensor, ...]], 
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"two in a row", "no depthwise", "added too", "as rows", "its one pixel returned too"}  # close to others
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_only_images_between_a_convolution_and_a_depthwise_one_are_pitched(case: str, tmp_path: Path) -> None:
     together, expected = CASES[case]
     model, image = randomise(Pieces(together)), torch.randn(1, 3, 16, 12)

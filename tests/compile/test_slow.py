@@ -75,7 +75,9 @@ FOLLOWING = (
 )
 
 
-@pytest.mark.parametrize("name", FOLLOWING)
+@pytest.mark.parametrize(
+    "name", [*FOLLOWING[::2], *(pytest.param(name, marks=pytest.mark.slow) for name in FOLLOWING[1::2])]
+)
 def test_a_cut_network_has_the_kernels_that_the_uncut_one_foretold(name: str) -> None:
     model, images = model_of(name)
     graph = ChannelGraph.trace(model, (images,))

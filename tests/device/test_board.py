@@ -185,7 +185,7 @@ def test_wrong_key_is_named_and_the_name_of_the_device_needs_none() -> None:
         connect(reached(f"rpc://127.0.0.1:{server.port}")).close()
 
 
-@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("stop", marks=pytest.mark.slow)])  # a hanging one is waited for
 def test_board_that_dies_or_hangs_is_given_up_in_time(library: Path, how: str) -> None:
     with servers.board() as server:
         board = connect(reached(f"rpc://127.0.0.1:{server.port}", timeout_s=5.0))

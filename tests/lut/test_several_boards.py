@@ -150,6 +150,7 @@ def test_without_any_board_the_profile_ends_and_goes_on_later(
     assert set(made.values()) == {2}
 
 
+@pytest.mark.slow  # it is waited for; test_batches deals out the work among unlike boards
 def test_slow_board_is_named_and_its_points_are_as_good_as_the_others(tracker: Server, tmp_path: Path) -> None:
     with board(tracker), board(tracker, SleepingClock(us=1.3 * CLOCK.us)) as slow:
         table = profile(tracker, tmp_path / "table.json", lambda _: None)

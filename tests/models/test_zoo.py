@@ -31,7 +31,12 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", zoo.names())
+LARGE = ("resnet50", "resnet56", "vgg16_bn", "vgg19_cifar")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in zoo.names()]
+)
 def test_untrained_network_has_its_documented_size_and_maps_images_to_distinct_finite_logits(name):
     model = zoo.build(name)
     assert sum(p.numel() for p in model.module.parameters()) == PARAMETERS[name]

@@ -167,6 +167,7 @@ def test_half_done_work_does_not_go_on_on_another_machine(tmp_path: Path, other:
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow  # tests/compile/test_gpu.py makes such code without a pack
 def test_pack_for_a_gpu_holds_its_machine_code_and_says_what_it_takes(tmp_path: Path) -> None:
     fields = {"kind": "cuda", "arch": "sm_90", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
     profile = load_profile("cuda").model_copy(update={"target": TargetSpec(**fields)})

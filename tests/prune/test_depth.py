@@ -92,6 +92,7 @@ def test_branches_of_a_network_in_int8_can_be_removed_too() -> None:
     assert [kernel.at(widths) for kernel in left] == [kernel.at(compiled.dense) for kernel in compiled.kernels]
 
 
+@pytest.mark.slow  # a run of several rounds; the plan above removes the same branches
 def test_run_that_removes_branches_can_be_saved_and_loaded_and_its_rounds_go_on_from_it(tmp_path: Path) -> None:
     with pytest.raises(Unreachable) as refused:
         plan_once(task(), [Budget.parse("5%")], replace(FEW, depth=False))
