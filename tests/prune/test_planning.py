@@ -268,6 +268,7 @@ def test_smallest_reachable_latency_is_named_and_can_be_asked_for_and_less_canno
         held_back.plan(scores, {"latency": smallest_ms() * (1 - 1e-6)})
 
 
+@pytest.mark.slow  # long searches; tests/policy/ keeps several on small problems
 @settings(max_examples=10)
 @given(
     seed=st.integers(0, 2**32), latency=st.floats(0.3, 0.9), parameters=st.floats(0.3, 0.9), flops=st.floats(0.3, 0.9)
@@ -341,7 +342,9 @@ def test_smallest_reachable_count_is_named() -> None:
     assert (refused.value.resource, refused.value.smallest, refused.value.given) == ("parameters", fewest, ())
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenetv2", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv2", "resnet18"))]
+)
 def test_parameters_of_the_kernels_are_those_of_the_network_cut_or_not(name: str) -> None:
     zoo_model = zoo.build(name)
     graph = ChannelGraph.trace(zoo_model.module, (torch.zeros(1, *zoo_model.input_shape),))
