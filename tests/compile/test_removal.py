@@ -58,7 +58,7 @@ def of_modules() -> nn.Module:
     ids=["blocks", "modules"],
 )
 def test_network_without_branches_computes_what_pytorch_computes(made: Callable[[], nn.Module], tmp_path: Path) -> None:
-    model, example = made(), torch.randn(1, 3, 12, 12)
+    example, model = torch.randn(1, 3, 12, 12), made()
     graph = ChannelGraph.trace(model, (example,))
     assert graph.blocks
     keep: dict[str, list[int]] = {group: [] for block in graph.blocks[::2] for group in block.groups}
