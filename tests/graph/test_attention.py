@@ -182,7 +182,7 @@ def test_root_of_one_heads_width_is_made_up_for_beside_a_block_whose_heads_go() 
     assert [block.width for block in smaller] == [len(READ), DIM // HEADS]
 
 
-@pytest.mark.parametrize("kind", [Gpt2, Gpt2WrittenOut])
+@pytest.mark.parametrize("kind", [Gpt2, pytest.param(Gpt2WrittenOut, marks=pytest.mark.slow)])
 def test_blocks_of_gpt2_are_cut_in_each_of_their_widths(kind: type[Gpt2]) -> None:
     torch.manual_seed(1)
     net, x = Gpt2Block(kind).double().eval(), torch.randn((2, 5, 3), dtype=torch.float64)
@@ -303,7 +303,11 @@ def layers_of(block: nn.Module) -> tuple[Tensor, Tensor, nn.Linear]:
 
 @pytest.mark.parametrize(
     ("kind", "scale"),
-    [(Shares, 0.4), (DividedBehind, 0.5), (DividedBefore, 0.5), (OfPyTorch, 0.5), (Beside, 0.5)],
+    [
+        (Shares, 0.4),
+        (DividedBehind, 0.5),
+        *(pytest.param(kind, 0.5, marks=pytest.mark.slow) for kind in (DividedBefore, OfPyTorch, Beside)),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_heads_that_are_shares_of_the_embedding_are_cut_with_it(kind: type[nn.Module], scale: float) -> None:
@@ -333,7 +337,9 @@ def test_heads_that_are_shares_of_the_embedding_are_cut_with_it(kind: type[nn.Mo
     checked_cut(graph, net.float(), keep, x.float())
 
 
-@pytest.mark.parametrize("kind", [DividedByMore, DividedByMoreInTensor, FixedWidth])
+@pytest.mark.parametrize(
+    "kind", [DividedByMore, pytest.param(DividedByMoreInTensor, marks=pytest.mark.slow), FixedWidth]
+)
 def test_shares_that_do_not_follow_are_frozen(kind: type[nn.Module]) -> None:
     torch.manual_seed(1)
     net = Embedded(kind).eval()

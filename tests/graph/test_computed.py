@@ -107,7 +107,9 @@ KEEP = {"stem": [1, 2], "grouped": [0, 3, 1], "up": [0, 2, 5], "line": [1, 2, 3,
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("norm", KINDS, ids=lambda norm: f"{norm.__module__.rpartition('.')[2]}.{norm.__name__}")
-@pytest.mark.parametrize("trained", [False, True], ids=["in evaluation", "in training"])
+@pytest.mark.parametrize(
+    "trained", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in evaluation", "in training"]
+)
 def test_cut_equals_masked(norm: Callable[[nn.Module], nn.Module], trained: bool) -> None:
     torch.manual_seed(0)
     model, images = lively(Net(norm), (2, 3, 6, 6))

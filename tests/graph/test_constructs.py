@@ -26,49 +26,30 @@ from tests.graph.ground_truth import (
     traced,
 )
 
-# Those that take several trials, and those that are close to one that takes fewer.
-SLOW = {
-    "AssignedIntoZeros",
-    "BiasOfWhichAPartIsZero",
+# Those that take several trials. Beside them every second one is slow, as neighbours are alike.
+TRIALS = {
     "CellFromZeros",
     "ChannelsShiftedInTime",
-    "CheckedBehindSplit",
     "CheckedNumberIsAFactor",
-    "ConvLstmFromZeros",
-    "Experts",
-    "FactorInAShapeOfAnAttribute",
     "GridBesideChannels",
-    "OneMapOfZeros",
-    "PaddedAround",
-    "PaddedByALambda",
     "PaddedByAShare",
-    "PaddedByOneModule",
     "PaddedByWhatIsLacking",
     "PaddedOnBothSides",
-    "PaddedPlaces",
-    "PaddedTwice",
     "PartsOfOnesAreFilled",
     "PiecesOfOneWeight",
     "ShiftedInTime",
     "SlicesOfAQuarter",
-    "SlicesOfOneWeight",
-    "SlicesOfWhatAnotherHas",
     "SplitByAttributeAndTheRest",
-    "SplitByFixedNumber",
     "SplitCountedOnWhatIsRead",
-    "SqueezeAndExcitationOfVectors",
-    "StateOfColumns",
-    "StateOfMatrices",
     "StateReadByLinearLayers",
     "StatesOfEachChannel",
-    "StatesOfTwoWidths",
     "StatesTakenApart",
     "StatisticsPerChannel",
     "SumFromZeros",
-    "TokensBehindZeros",
     "TwiceAsManyStepsAsUnits",
     "ZerosOfANumber",
 }
+SLOW = TRIALS.union(list(CONSTRUCTS)[1::2])
 each_construct = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CONSTRUCTS]
 )

@@ -98,7 +98,9 @@ KEEPING = [
 ]
 
 
-@pytest.mark.parametrize("when", ["fresh", "after a run", "after a run at another size"])
+@pytest.mark.parametrize(
+    "when", ["fresh", pytest.param("after a run", marks=pytest.mark.slow), "after a run at another size"]
+)
 @pytest.mark.parametrize("kind", KEEPING, ids=lambda kind: kind.__name__)
 def test_cut_equals_masked_whenever_it_was_run(kind: type[Construct], when: str) -> None:
     torch.manual_seed(0)

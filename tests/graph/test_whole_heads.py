@@ -187,7 +187,7 @@ def test_heads_that_a_layer_mixes_equal_their_reference_or_stay() -> None:
     checked_cut(graph, net, keep, x)
 
 
-@pytest.mark.parametrize("kind", [Shares, OfPyTorch])
+@pytest.mark.parametrize("kind", [Shares, pytest.param(OfPyTorch, marks=pytest.mark.slow)])
 def test_heads_that_are_shares_of_the_embedding_stay_and_widths_are_cut(kind: type[nn.Module]) -> None:
     torch.manual_seed(1)
     net, graph, x = traced(Embedded(kind), (2, 5, 3))
@@ -227,7 +227,7 @@ class Both(nn.Module):
         return (self.head(x), self.auxiliary(x)) if self.training and self.auxiliary is not None else self.head(x)
 
 
-@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("auxiliary", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_block_is_cut_in_the_way_that_it_can_be(auxiliary: bool) -> None:
     torch.manual_seed(1)
     net, graph, x = traced(Both(auxiliary=auxiliary), (2, 5, 3))
