@@ -162,7 +162,14 @@ MACHINES = {
 }
 
 
-@pytest.mark.parametrize("cpu", MACHINES)
+@pytest.mark.parametrize(
+    "cpu",
+    [
+        # One for each instruction; the others have those of one of them.
+        pytest.param(cpu, marks=pytest.mark.slow) if cpu in ("skylake-avx512", "znver4") else cpu
+        for cpu in MACHINES
+    ],
+)
 def test_the_inner_loop_multiplies_bytes_and_leaves_the_stack_alone(cpu: str) -> None:
     platform, instruction = MACHINES[cpu]
     machine = CpuTarget.of({"kind": "llvm", "mcpu": cpu, "mtriple": f"{platform}-linux-gnu"}, threads=1)

@@ -56,7 +56,7 @@ CASES: list[tuple[str, int, Callable[[Tensor, Affine], Tensor]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_normalisations_equal_pytorch_near_zero_and_far_from_it(device: str) -> None:
     addresses = [Address(KernelKey.parse(key), (width, width)) for key, width, _ in CASES]
     functions = [build_kernel(address, target() if device == "cpu" else GPU) for address in addresses]

@@ -114,7 +114,7 @@ CASES: list[tuple[str, dict[str, Any], int, dict[str, View], Callable[..., Tenso
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_products_equal_pytorch_of_operands_as_they_lie(device: str) -> None:
     functions, addresses = [], []
     for op, attributes, size, views, _ in CASES:

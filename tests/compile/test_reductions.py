@@ -58,7 +58,7 @@ CASES = [(kind, shape) for kind in ATTRIBUTES for shape in [*SHAPES, *(LONG if k
 
 
 @pytest.mark.filterwarnings("ignore:std")
-@pytest.mark.parametrize("kind_of_device", ["cpu", "gpu"])
+@pytest.mark.parametrize("kind_of_device", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_reductions_equal_pytorch(kind_of_device: str) -> None:
     cases = CASES if kind_of_device == "cpu" else [case for case in CASES if case[1] in (SHAPES[1], SHAPES[3])]
     functions = []

@@ -64,6 +64,7 @@ def test_a_gpu_computes_the_same(case: Transposed) -> None:
     assert (abs(actual - expected) <= tolerance).all()
 
 
+@pytest.mark.slow  # test_assembly reads such a loop, too
 def test_the_inner_loops_leave_the_stack_alone() -> None:
     cases = [usual(64, 64, 4, 2, 1), usual(56, 1, 9, 2, 4, 1), replace(usual(96, 96, 4, 2, 1), depthwise=True)]
     for case in cases:

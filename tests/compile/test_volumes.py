@@ -118,6 +118,7 @@ def test_convolutions_of_volumes_equal_pytorch(on: DeviceTarget) -> None:
     assert wrong(CASES, on) == []
 
 
+@pytest.mark.slow  # test_assembly reads such loops, too
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_the_inner_loops_leave_the_stack_alone(depthwise: bool) -> None:
     case = Volume(64, 64, (4, 14, 14), epilogue=("bias", "relu"), depthwise=depthwise).address()
