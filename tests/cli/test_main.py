@@ -247,7 +247,11 @@ def test_tables_are_read_without_torch_and_tvm() -> None:
 
 @pytest.mark.parametrize(
     ("set_by_the_user", "turns"),
-    [({}, TURNS_OF_A_WAIT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+    [
+        ({}, TURNS_OF_A_WAIT),
+        pytest.param({"GOMP_SPINCOUNT": "7"}, "7", marks=pytest.mark.slow),
+        ({"OMP_WAIT_POLICY": "passive"}, "0"),
+    ],
 )
 def test_threads_of_pytorch_spin_for_a_moment_unless_the_user_says_otherwise(
     set_by_the_user: dict[str, str], turns: str

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from aap_hw.errors import UserError
-from aap_hw.graph import ChannelGraph
 from aap_hw.lut.provenance import Estimate
 from aap_hw.lut.table import LatencyTable
 from aap_hw.policy import Budget
@@ -33,7 +31,7 @@ from aap_hw.train import data
 from aap_hw.train.settings import TrainSettings
 from tests.needs import needs_browser
 from tests.report.browser import open_page
-from tests.synthetic import ESTIMATE, ORIGIN, few_images, resnet20, table
+from tests.synthetic import ESTIMATE, ORIGIN, few_images, resnet20, share_resnet20, table
 
 SETTINGS = PruneSettings(
     rounds=2, calibration_images=8, training=TrainSettings(epochs=1, batch_size=32, learning_rate=0.01)
@@ -84,23 +82,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     few = replace(few, train_images=few.train_images[:64], train_labels=few.train_labels[:64])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_embedded", lambda: few)
-        module, graph, _ = resnet20()
-        real = ChannelGraph.trace
-        patch.setattr(
-            ChannelGraph,
-            "trace",
-            staticmethod(lambda model, *x, **named: graph if same(model, module) else real(model, *x, **named)),
-        )
+        share_resnet20(patch)
         start(Job(ORIGIN, EMBEDDED, {"latency": Limit(0.6, True)}, settings=SETTINGS), latencies, folder / "trained")
         start(Job(ORIGIN, None, {"latency": Limit(0.7, True)}, settings=SETTINGS), latencies, folder / "cut only")
         emulated = Job(ORIGIN, None, {"latency": Limit(0.8, True)}, settings=SETTINGS, allow_emulated=True)
         start(emulated, table(provenance="emulated"), folder / "emulated")
     return [folder / "trained", folder / "cut only", folder / "emulated"]
-
-
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    shapes = [[tuple(p.shape) for p in module.parameters()] for module in (one, other)]
-    return shapes[0] == shapes[1]
 
 
 def looked_at(dom: str) -> dict[str, Any]:
