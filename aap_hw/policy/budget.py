@@ -95,8 +95,13 @@ class Budget:
         examples = f"type for example {first}, {second} or '55%' (of the unpruned network's {resource.name})"
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
-            comma = " (the decimal sign is a point)" if "," in text else ""
-            raise UserError(f"budget '{text}' is not a number with a unit{comma}; {examples}")
+            before, comma, _ = text.partition(",")
+            if comma and (several := _PATTERN.fullmatch(before.strip())) and several["unit"]:
+                raise UserError(
+                    f"'{text}' is several budgets; type one, such as '{before}' ('aap-hw plan' compares several)"
+                )
+            hint = " (the decimal sign is a point)" if comma else ""
+            raise UserError(f"budget '{text}' is not a number with a unit{hint}; {examples}")
         written, unit = match["number"], match["unit"].strip()
         # The digits alone: 1e-999 is more than zero, though no float.
         if float(written.lower().partition("e")[0]) <= 0:

@@ -53,6 +53,7 @@ def test_a_budget_means_what_it_says(text, expected_ms):
         ("1e-999ms", "too small"),
         ("1e-999", "too small"),
         ("0,5ms", "decimal sign is a point"),
+        ("60%,70%", "several budgets; type one, such as '60%'"),
         ("nanms", "not a number with a unit"),
         ("inf%", "not a number with a unit"),
         ("ms", "not a number with a unit"),
