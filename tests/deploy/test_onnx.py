@@ -40,7 +40,7 @@ class Gate(nn.Module):
         return {"maps": nn.functional.gelu(maps), "means": maps.flatten(1).mean(1)}
 
 
-@pytest.mark.parametrize("opset", [9, 12, 17, 23])
+@pytest.mark.parametrize("opset", [9, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (12, 17)), 23])
 def test_any_number_of_samples_is_computed_at_every_opset(tmp_path: Path, opset: int) -> None:
     torch.manual_seed(0)
     module, file = Gate(), tmp_path / "gate.onnx"

@@ -122,6 +122,7 @@ def test_table_that_came_by_folder_is_that_of_a_connection(returned: Path, tmp_p
     assert not (tmp_path / "more").exists()
 
 
+@pytest.mark.slow  # two trips
 def test_second_trip_measures_more_networks_beside_known_ones(returned: Path, tmp_path: Path) -> None:
     shutil.copytree(returned, tmp_path / "trip")
     first = unpack(tmp_path / "trip", networks=3)

@@ -197,6 +197,7 @@ def test_slow_first_and_then_faster_ends_with_the_plan_that_met_the_budget(monke
     assert summary["pruned_ms"] == measured[-1]["measured_ms"] <= summary["budget_ms"]
 
 
+@pytest.mark.slow  # as many attempts as may be
 def test_device_that_gets_ever_slower_ends_after_the_allowed_attempts_with_the_fastest_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
