@@ -44,10 +44,10 @@ from aap_hw.graph.trial.surprises import NEW, Exporter, Settled, Surprise, Trial
 from aap_hw.graph.walk.labelling import Labelling
 from aap_hw.graph.walk.labels import IntArray
 from aap_hw.graph.walk.noted import Literal
+from aap_hw.graph.walk.rules.pieces import TAKEN_APART
 
 # Each trial is an export; a model whose code holds more numbers than these find out is frozen wherever it may hold one.
 TRIALS = 40
-_LITERAL = "is taken apart at positions that the model's code fixes"
 _NEW = "meets a new tensor whose length does not follow when channels are cut"
 _RESHAPED = "is reshaped to lengths that do not follow when channels are cut"
 _NUMBER = "meets a number of the model's code that is another one for fewer channels"
@@ -181,7 +181,7 @@ def _tied_by_one_number(
                 continue
             other, ids = first.setdefault((attribute.module, attribute.name), (attribute, counted))
             if other.counts != attribute.counts:
-                labelling.ties.tie(ids, counted, explain(_LITERAL, literal.node))
+                labelling.ties.tie(ids, counted, explain(TAKEN_APART, literal.node))
                 is_new = True
     return is_new
 
@@ -190,7 +190,7 @@ def _freeze_at(labelling: Labelling, node: Node, is_number: bool = False) -> Non
     is_literal = any(literal.node is node and literal.dim is None for literal in labelling.literals)
     is_made = any(labelling.parameter_name(source) in labelling.kept for source in node.all_input_nodes)
     is_number = is_number or Call(node).pointwise or node in labelling.numbers
-    sentence = _LITERAL if is_literal else _MADE if is_made else _NUMBER if is_number else _RESHAPED
+    sentence = TAKEN_APART if is_literal else _MADE if is_made else _NUMBER if is_number else _RESHAPED
     reason = explain(_NEW if Call(node).name in NEW and not is_number else sentence, node)
     for source in _around(labelling, node):
         for part in labelling.all_labels(source):

@@ -18,7 +18,7 @@ from aap_hw.graph.walk.rules.registry import Result, rule
 if TYPE_CHECKING:
     from aap_hw.graph.walk.labelling import Labelling
 
-_LITERAL = "is taken apart at positions that the model's code fixes"
+TAKEN_APART = "is taken apart at positions that the model's code fixes"
 
 
 @rule("cat", "concat", "concatenate")
@@ -56,7 +56,7 @@ def equal_pieces(state: Labelling, call: Call) -> Result:
         alike = [part.ids.ravel() for part in parts if dim in part.dims]
         for ids in alike:
             state.tie(ids[: min(sizes)], alike[0][: min(sizes)], call)
-            state.freeze(ids[min(sizes) :], _LITERAL, call)
+            state.freeze(ids[min(sizes) :], TAKEN_APART, call)
     return parts
 
 
@@ -83,7 +83,7 @@ def _pieces(state: Labelling, call: Call, dim: int, *, fit: bool, literal: bool 
     if len({shape[dim] for shape in shapes}) * len(shapes) == 1 and not literal:
         return (labels,)
     if labels.dims != {dim} or not fit:
-        state.freeze(labels, _LITERAL, call)
+        state.freeze(labels, TAKEN_APART, call)
         return tuple(Labels.none(len(shape)) for shape in shapes)
     ends = np.cumsum([shape[dim] for shape in shapes])[:-1]
     parts = [Labels(ids, labels.dims) for ids in np.split(labels.ids, ends, axis=dim)]
@@ -119,7 +119,7 @@ def part_of_axis(state: Labelling, call: Call) -> Result:
     if taken == range(size):
         return labels
     if labels.dims != {dim} or step != 1 or not taken:
-        state.freeze(labels, _LITERAL, call)
+        state.freeze(labels, TAKEN_APART, call)
         return Labels.none(labels.rank)
     ids = labels.ids.ravel()
     state.literal(call, bounds(call, ids))
@@ -152,7 +152,7 @@ def one_position(state: Labelling, call: Call) -> Result:
     if dim in labels.dims:
         is_read = any(Call(user).name not in OF_SHAPE for user in call.node.users)
         if is_read or call["index"] not in (0, -1):  # code may only want the shape of what is left
-            state.freeze(labels, _LITERAL, call)
+            state.freeze(labels, TAKEN_APART, call)
         return Labels.none(labels.rank - 1)
     return _dropped(labels, dim)
 
@@ -164,7 +164,7 @@ def all_positions(state: Labelling, call: Call) -> Result:
     dim = call["dim"] % labels.rank
     count = len(call.out_shapes)
     if dim in labels.dims:
-        state.freeze(labels, _LITERAL, call)
+        state.freeze(labels, TAKEN_APART, call)
         return (Labels.none(labels.rank - 1),) * count
     return (_dropped(labels, dim),) * count
 
