@@ -314,6 +314,17 @@ def test_operator_in_another_precision_is_refused_by_name_and_line() -> None:
     assert "\n" not in str(refusal.value)
 
 
+class NamedLikeAKernel(nn.Module):
+    """One input is called what the copy of the other one in another order is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor, x_nhwc: Tensor) -> Tensor:
+        return self.conv(F.max_pool2d(x, 2) + x_nhwc)
+
+
 class InBrain(nn.Conv2d):
     """A convolution that autocast computes in bfloat16."""
 
@@ -331,6 +342,11 @@ class InBrain(nn.Conv2d):
         (nn.Conv2d(3, 3, 1).double(), (torch.zeros(1, 3, 4, 4).double(),), "4-D torch.float64"),
         (nn.LayerNorm(4), (torch.zeros(4),), "1-D torch.float32"),
         (nn.Identity(), (torch.zeros(1, 3, 4, 4),), "no kernel in it"),
+        (
+            NamedLikeAKernel(),
+            (torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 2, 2)),
+            "two values of the compiled network would be called 'x_nhwc'",
+        ),
         (
             Whole(lambda m, x: m.conv(torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x * 2, (x,)))),
             (torch.zeros(1, 3, 4, 4),),
