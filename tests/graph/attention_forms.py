@@ -18,6 +18,7 @@ from tests.graph.attention_nets import (
     Einsum,
     Fused,
     Separate,
+    SharedByPyTorch,
     SharedKeys,
     WrittenOut,
 )
@@ -66,6 +67,7 @@ FORMS = {
     "fused": Form(Fused, of_fused, WIDTH**-0.5, {"qkv": READ}, {"head_dim": 5, "attn_dim": 15, "num_heads": 3}),
     "separate": Form(Separate, of_separate, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5, "value_dim": 2}),
     "shared": Form(SharedKeys, of_shared, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5}),
+    "shared by PyTorch": Form(SharedByPyTorch, of_shared, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5}),
     "written out": Form(WrittenOut, of_separate, 0.3, {"q": READ, "v": MADE}, {"value_dim": 2, "num_heads": 3}),
     "as many as fit": Form(
         AsManyAsFit, of_separate, WIDTH**-0.5, {"q": READ, "v": MADE}, {"key_dim": 5, "value_dim": 2, "num_heads": 3}

@@ -58,6 +58,15 @@ class SharedKeys(Separate):
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
+class SharedByPyTorch(SharedKeys):
+    """The same without copies of keys and values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.by_head(self.q(x), self.key_dim), self.k(x)[:, None], self.v(x)[:, None]
+        x = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class WrittenOut(Separate):
     """The two products with a scale that is kept, heads joined with those of the images."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from string import ascii_lowercase, ascii_uppercase
 
 from torch.fx import Node
 
@@ -37,9 +36,8 @@ class Einsum:
     def of(node: Node) -> Einsum | None:
         """Read it off an operator; None unless it is a product of matrices."""
         call = Call(node)
-        read, _, made = _equation(call).partition("->")
-        letters = read.split(",")
-        tensors = list(call["tensors"]) if call.name == "einsum" else [call["self"], call["other"]]
+        read, _, made = str(call["equation"].replace(" ", "")).partition("->")
+        letters, tensors = read.split(","), list(call["tensors"])
         if "." in read or not made or len(letters) != 2:
             return None
         sizes = [dict(zip(word, shape_of(each), strict=True)) for word, each in zip(letters, tensors, strict=True)]
@@ -88,16 +86,3 @@ class Einsum:
                 for word, *matrix in words
             )
             yield Factors(left, right, made)
-
-
-def _equation(call: Call) -> str:
-    """The equation of an einsum, a tensordot or an inner product."""
-    if call.name == "einsum":
-        return str(call["equation"].replace(" ", ""))
-    ranks = [len(shape_of(call[name])) for name in ("self", "other")]
-    left, right = ascii_lowercase[: ranks[0]], list(ascii_uppercase[: ranks[1]])
-    dims = (call["dims_self"], call["dims_other"]) if call.name == "tensordot" else ([-1], [-1])
-    for one, other in zip(*dims, strict=True):
-        right[other] = left[one]
-    made = [letter for letter in (*left, *right) if (letter in left) != (letter in right)]
-    return f"{left},{''.join(right)}->{''.join(made)}"

@@ -1,5 +1,7 @@
 """Einsums as products of two tensors each, with a letter for every axis and the axes of the result named.
 
+`torch.tensordot` and `torch.inner` are einsums, too.
+
 ``einsum("...id,...jd->...ij", q, k)`` names no axis before the last two, ``einsum("ij,jk", a, b)`` none of the result,
 and one of three tensors is a product of the first two times the third, as PyTorch computes it. Only this form has
 rules and kernels. A product that sums over no axis is one of elements. Left as they are: einsums of one tensor, and
@@ -22,6 +24,9 @@ _REST = "..."
 
 def spell_out_einsums(program: ExportedProgram) -> None:
     """Replace each such einsum in the program's graph, in place."""
+    for target in (_ATEN.inner.default, _ATEN.tensordot.default):
+        for node in program.graph.find_nodes(op="call_function", target=target):
+            _as_einsum(node)
     nodes = program.graph.find_nodes(op="call_function", target=_ATEN.einsum.default)
     for node in nodes:
         call = Call(node)
@@ -40,6 +45,24 @@ def spell_out_einsums(program: ExportedProgram) -> None:
     if nodes:
         program.graph.lint()
         program.graph_module.recompile()
+
+
+def _as_einsum(node: Node) -> None:
+    """Replace a product that sums over given axes, or over the last ones."""
+    call = Call(node)
+    ranks = [len(shape_of(call[name])) for name in ("self", "other")]
+    if not all(ranks):
+        return
+    left, right = string.ascii_lowercase[: ranks[0]], list(string.ascii_uppercase[: ranks[1]])
+    summed = (call["dims_self"], call["dims_other"]) if call.name == "tensordot" else ([-1], [-1])
+    for one, other in zip(*summed, strict=True):
+        right[other] = left[one]
+    made = [letter for letter in (*left, *right) if (letter in left) != (letter in right)]
+    equation = f"{left},{''.join(right)}->{''.join(made)}"
+    value = add_call(node, node, _ATEN.einsum.default, equation, [call["self"], call["other"]])
+    if not value.meta["val"].is_contiguous():  # which the code may have relied on
+        value = add_call(node, node, _ATEN.contiguous.default, value)
+    replace_call(node, value)
 
 
 def _product(node: Node, tensors: tuple[Node, Node], words: tuple[str, str], made: str) -> Node:

@@ -1,14 +1,16 @@
 """Expansions that nothing needs: ``x * gate.expand(n, c, h, w)`` is ``x * gate``, as element-wise operators broadcast.
 
-Without them the channels of x may be fewer than the code says, if its numbers follow, and nothing is copied.
+Without them the channels of x may be fewer than the code says, if its numbers follow, and nothing is copied. What
+`torch.broadcast_tensors` makes of several tensors is an expansion of each.
 """
 
 from __future__ import annotations
 
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from aap_hw.graph.program.call import Call, calculate, is_static, is_tensor, shape_of
+from aap_hw.graph.program.call import Call, add_call, calculate, is_static, is_tensor, replace_call, shape_of
 
 # Notes of a call along which axes what it reads was expanded to numbers of the code's, counted from the last.
 EXPANDED = "expanded"
@@ -18,6 +20,9 @@ _COPIES = frozenset({"repeat", "tile"})
 
 def leave_out_expansions(program: ExportedProgram) -> None:
     """Let element-wise operators read what is expanded for them alone, in the program's graph, in place."""
+    together = program.graph.find_nodes(op="call_function", target=torch.ops.aten.broadcast_tensors.default)
+    for node in together:
+        _spell_out(node)
     nodes = [node for node in program.graph.nodes if node.op == "call_function" and _is_expansion(node)]
     for node in nodes:
         for user in list(node.users):
@@ -25,9 +30,22 @@ def leave_out_expansions(program: ExportedProgram) -> None:
                 _read_source(user, node)
         if not node.users:
             program.graph.erase_node(node)
-    if nodes:
+    if nodes or together:
         program.graph.lint()
         program.graph_module.recompile()
+
+
+def _spell_out(together: Node) -> None:
+    """Expand each of several tensors by itself: to the shape of one of them, if that is the one of all."""
+    tensors, aten = Call(together)["tensors"], torch.ops.aten
+    for node in list(together.users):
+        tensor, shape = tensors[node.args[1]], shape_of(node)
+        longest = next((each for each in tensors if shape_of(each) == shape), None)
+        if longest is None:
+            replace_call(node, add_call(node, node, aten.expand.default, tensor, [*shape]))
+        else:
+            replace_call(node, add_call(node, node, aten.expand_as.default, tensor, longest))
+    together.graph.erase_node(together)
 
 
 def _is_expansion(node: Node) -> bool:

@@ -56,6 +56,10 @@ class Labels:
         dims = self.dims - {dim}
         return Labels(self.ids, dims) if dims else Labels.none(self.rank)
 
+    def repeated(self, dim: int, times: int) -> Labels:
+        """The same labels with each position of an axis so many times in a row."""
+        return Labels(np.repeat(self.ids, times, dim), self.dims) if dim in self.dims else self
+
     def with_rank(self, rank: int) -> Labels:
         """The same labels with axes of length 1 put in front, as broadcasting does."""
         extra = rank - self.rank

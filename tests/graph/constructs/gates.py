@@ -77,6 +77,18 @@ class GateStretchedOverChannels(Construct):
         return gate.repeat(1, c, 1, 1) - x
 
 
+class GatesStretchedTogether(Construct):
+    """By PyTorch, to the shape of one of them and to one that none has."""
+
+    def layers(self) -> None:
+        self.gate, self.factor = nn.Conv2d(12, 1, 1), nn.Parameter(torch.randn(12, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        y, gate, factor = torch.broadcast_tensors(x, torch.sigmoid(self.gate(x)), self.factor)
+        row, column = torch.broadcast_tensors(x.mean(2, keepdim=True), x.mean(3, keepdim=True))
+        return y * gate * factor + row * column
+
+
 class SpatialGateOfMeanAndMaximum(Construct):
     """The gate looks at a mean over the channels that stay."""
 

@@ -175,6 +175,19 @@ class ProductAndSum(Construct):
         return self.b(F.relu(self.a(x.movedim(1, -1)))).movedim(-1, 1)
 
 
+class ProductsOverAxes(Construct):
+    """Over the last axes, and over axes that are given, as `torch.inner` and `torch.tensordot` have it."""
+
+    channels = 9
+
+    def layers(self) -> None:
+        self.a, self.b = nn.Parameter(torch.randn(10, 12) / 4), nn.Parameter(torch.randn(9, 10) / 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        rows = F.relu(torch.inner(x.movedim(1, -1), self.a))
+        return torch.tensordot(self.b, rows, ([1], [3])).movedim(0, 1)
+
+
 class MatricesTurnedOver(Construct):
     """On either side of a product, one of them in the type that the code asks for, and as the weight of a layer."""
 

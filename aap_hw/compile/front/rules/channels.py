@@ -12,7 +12,7 @@ from torch.fx import Node
 from aap_hw.compile.front.network import Kernel
 from aap_hw.compile.front.rules.adaptive import largest_of_windows
 from aap_hw.compile.front.rules.elementwise import has_running_statistics, normalization_of, with_activation
-from aap_hw.compile.front.rules.movement import expanded, moved, part, side_by_side
+from aap_hw.compile.front.rules.movement import moved, part, side_by_side
 from aap_hw.compile.front.rules.pooling import pooled
 from aap_hw.compile.front.rules.registry import Takes, rule
 from aap_hw.compile.keys.key import KernelKey
@@ -79,9 +79,6 @@ def piece(partition: Partition, node: Node) -> None:
     call, graph = Call(node), partition.graph
     pieces, index = call["self"], call["index"]
     name = Call(pieces).name
-    if name == "broadcast_tensors":
-        expanded(partition, node, Call(pieces)["tensors"][index])
-        return
     if name.startswith("adaptive_max_pool") and index == 0:
         largest_of_windows(partition, node, Call(pieces))
         return

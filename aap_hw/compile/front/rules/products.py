@@ -125,9 +125,9 @@ def _with_vector(left: int, right: int) -> tuple[tuple[Groups, Groups], Groups]:
     return (([], [], [], [0]), (images, [], [right - 2], [right - 1])), (images, [], [], [right - 2])
 
 
-@rule("einsum", "tensordot", "inner", takes=Takes.ANYTHING)
+@rule("einsum", takes=Takes.ANYTHING)
 def einsum(partition: Partition, node: Node) -> None:
-    """The same of axes by letter or number, several of which may be one axis of the product."""
+    """The same of axes by letter, several of which may be one axis of the product."""
     found = Einsum.of(node)
     if found is None:
         raise partition.refused(f"{op_name(node)} in this way has no kernel yet", node)

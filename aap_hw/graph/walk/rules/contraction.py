@@ -13,7 +13,7 @@ taken over the columns that stay, so that their channels are renormalised.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,12 @@ class Factor:
         """A node with its axes named."""
         across = state.across.get(node)
         return Factor(state.of(node), shape_of(node), axes, node, across if isinstance(across, Labels) else None)
+
+    def with_heads(self, count: int) -> Factor:
+        """Keys or values whose heads are so many, each of which was there once for several in a row."""
+        dim = len(self.shape) - 3
+        labels = self.labels.repeated(dim, count // self.shape[dim])
+        return replace(self, labels=labels, shape=(*self.shape[:dim], count, *self.shape[dim + 1 :]))
 
     def channels(self, letter: str) -> IntArray | None:
         """Atoms along an axis; of an axis that is stretched to the other side's length there are none to follow."""
@@ -291,12 +297,14 @@ def attention(state: Labelling, call: Call) -> Result:
     """
     query, key, value, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
     rank = max(len(shape_of(each)) for each in (query, key, value))
-    if call.get("enable_gqa") or min(len(shape_of(each)) for each in (query, key, value)) < 2:
+    if min(len(shape_of(each)) for each in (query, key, value)) < 2:
         return state.not_understood(call)
     q, k, v = (
         Factor.of(state, node, letters(len(shape_of(node)), last))
         for node, last in ((query, "le"), (key, "se"), (value, "sv"))
     )
+    if call.get("enable_gqa"):
+        k, v = (each.with_heads(q.shape[-3]) for each in (k, v))
     width = q.channels("e")
     if width is not None and call.get("scale") is None:
         taken = absorbing(state, call.node, "query") or absorbing(state, call.node, "key")

@@ -125,8 +125,7 @@ def repeat_each(state: Labelling, call: Call) -> Result:
     labels, count, dim = state.of(call.first), call.get("repeats"), call.get("dim")
     if not isinstance(count, int) or dim is None:
         return state.not_understood(call)
-    dim %= labels.rank
-    return Labels(np.repeat(labels.ids, count, dim), labels.dims) if dim in labels.dims else labels
+    return labels.repeated(dim % labels.rank, count)
 
 
 @rule("index_select")
