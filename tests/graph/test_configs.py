@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from aap_hw.graph.trial.configs import enclosed, value_of
-from tests.graph.ground_truth import assert_cut_equals_silenced, cut_graph, traced
+from tests.graph.ground_truth import (
+    assert_cut_equals_silenced,
+    assert_widths_follow,
+    cut_graph,
+    output,
+    traced,
+)
 
 SHAPE = (2, 3)
 
@@ -71,6 +77,69 @@ def test_a_shared_configuration_changes_only_for_the_module_that_reads_what_is_c
     again = cut_graph(graph, smaller, keep, inputs)
     smallest = again.cut(copy.deepcopy(smaller), {"a.linear": [1]})
     assert (smallest.a.config.width, smaller.a.config.width) == (1, 3)
+
+
+class AttrDict(dict[str, object]):
+    """As people write it: ``config.width`` is ``config["width"]``."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+class BothWays(AttrDict):
+    """As written in older code: its attributes are its items."""
+
+    def __init__(self, **items: object) -> None:
+        super().__init__(items)
+        self.__dict__ = self
+
+
+class Wrapped:
+    """As omegaconf has it: attributes are looked up in what it wraps."""
+
+    def __init__(self, **items: object) -> None:
+        self._items = items
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._items[name]
+
+
+class MapsByKey(Maps):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.linear(x).view(-1, self.config["width"], 2, 2).relu())
+
+
+class MapsByInner(Maps):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.linear(x).view(-1, self.config.model.widths[-1], 2, 2).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (Maps, AttrDict(width=6)),
+        (Maps, Wrapped(width=6)),
+        (MapsByKey, {"width": 6, "heads": 2}),
+        (MapsByKey, AttrDict(width=6)),
+        (MapsByKey, BothWays(width=6)),
+        (MapsByInner, SimpleNamespace(model=AttrDict(widths=[3, 6]))),
+    ],
+)
+def test_numbers_of_dictionaries_and_of_configurations_in_others_follow(kind: type[Maps], config: object) -> None:
+    torch.manual_seed(0)
+    model, graph, inputs = traced(kind(config), SHAPE)
+    assert [group.name for group in graph.groups if group.frozen is None] == ["linear"]
+    keep = {"linear": [0, 2, 5]}
+    smaller = assert_cut_equals_silenced(model, graph, inputs, keep)
+    assert_widths_follow(graph, smaller, keep, inputs)
+    if isinstance(config, AttrDict):
+        assert (smaller.config.width, smaller.config["width"]) == (3, 3)
+    assert model.config is config
+    assert output(model, inputs).shape == (2, 5, 1, 1)  # which it is with the configuration as it was alone
 
 
 class OfAClass:

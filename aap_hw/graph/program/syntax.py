@@ -39,17 +39,20 @@ def statement_at(function: ast.FunctionDef, line: int) -> ast.stmt:
 
 
 def read_of_self(code: ast.AST) -> list[str]:
-    """Names of the attributes of ``self`` that a piece of code reads, and of theirs: ``"config.width"``."""
-    reads = [node for node in ast.walk(code) if isinstance(node, ast.Attribute)]
-    return list(dict.fromkeys(name for each in reads if (name := _name_of(each))))
+    """Names of the attributes of ``self`` that a piece of code reads, and of what they hold.
+
+    Both ``self.config.width`` and ``self.config["width"]`` are ``"config.width"``.
+    """
+    return list(dict.fromkeys(name for each in ast.walk(code) if (name := _name_of(each))))
 
 
-def _name_of(code: ast.Attribute) -> str:
-    match code.value:
-        case ast.Name(id=name) if name == _SELF:
-            return code.attr
-        case ast.Attribute(attr=holder, value=ast.Name(id=name)) if name == _SELF:
-            return f"{holder}.{code.attr}"
+def _name_of(code: ast.AST) -> str:
+    match code:
+        case ast.Attribute(value=ast.Name(id=holder), attr=name) if holder == _SELF:
+            return name
+        case ast.Attribute(value=value, attr=name) | ast.Subscript(value=value, slice=ast.Constant(value=str(name))):
+            holder = _name_of(value)
+            return f"{holder}.{name}" if holder and name.isidentifier() else ""
     return ""
 
 

@@ -1,8 +1,10 @@
 """Numbers that a module keeps as attributes, or in something that it keeps: ``self.width``, ``self.config.width``.
 
 Many modules mostly share one configuration, and what one of them counts by it, others may not. A number in it is
-changed in a copy that the module then has alone. What copies to itself, as classes and members of an `Enum` do, is left
-out, as are modules, whose attributes are their own, and values that an object computes or keeps under another name.
+changed in a copy that the module then has alone. A configuration may be a dictionary, whose items are read by key,
+``self.config["width"]``, or as attributes, and it may hold others. What copies to itself, as classes and members of an
+`Enum` do, is left out, as are modules, whose attributes are their own, and values that an object computes or keeps
+under another name.
 
 A function that a module keeps may know numbers of the code that made it: ``Lambda(lambda x: F.pad(x, (0, planes)))``.
 The module gets a copy that knows others.
@@ -11,7 +13,6 @@ The module gets a copy that knows others.
 from __future__ import annotations
 
 import copy
-import inspect
 import types
 
 import torch
@@ -22,30 +23,25 @@ _NO_CONFIGURATIONS = (nn.Module, torch.Tensor, type, types.ModuleType)
 
 def value_of(module: nn.Module, name: str) -> object:
     """What a module keeps under a name, such as ``"width"`` or ``"config.width"``; None if that cannot be set."""
-    holder, _, leaf = name.rpartition(".")
-    if not holder:
-        return getattr(module, leaf, None)
-    if f"{holder}.{leaf}" in enclosed(module):
-        return _known(vars(module)[holder], leaf)
+    holder, _, rest = name.partition(".")
+    if not rest:
+        return getattr(module, holder, None)
+    if name in enclosed(module):
+        return _known(vars(module)[holder], rest)
     configuration = vars(module).get(holder)
-    if isinstance(configuration, _NO_CONFIGURATIONS) or not hasattr(configuration, "__dict__"):
-        return None
-    value = inspect.getattr_static(configuration, leaf, None)
-    return value if isinstance(value, (int, list, tuple)) and _is_copied(configuration) else None
+    value = _read(configuration, rest)
+    return value if isinstance(value, (int, list, tuple)) and _can_be_changed(configuration, rest) else None
 
 
 def set_value(module: nn.Module, name: str, value: object) -> None:
     """Let a module have another value under a name, and no other module."""
-    holder, _, leaf = name.rpartition(".")
-    if not holder:
-        setattr(module, leaf, value)
-        return
-    if isinstance(function := getattr(module, holder), types.FunctionType):
-        setattr(module, holder, _knowing(function, leaf, value))
-        return
-    configuration = copy.copy(function)
-    vars(configuration)[leaf] = value  # an object may refuse to be changed, as frozen data classes do
-    setattr(module, holder, configuration)
+    holder, _, rest = name.partition(".")
+    if not rest:
+        setattr(module, holder, value)
+    elif isinstance(kept := getattr(module, holder), types.FunctionType):
+        setattr(module, holder, _knowing(kept, rest, value))
+    else:
+        setattr(module, holder, _changed(kept, rest, value))
 
 
 def enclosed(module: nn.Module) -> list[str]:
@@ -74,8 +70,38 @@ def _knowing(function: types.FunctionType, variable: str, value: object) -> type
     return made
 
 
-def _is_copied(configuration: object) -> bool:
+def _read(configuration: object, name: str) -> object:
+    """What a configuration, or one within it, holds under a name; None if it holds nothing there."""
+    if isinstance(configuration, _NO_CONFIGURATIONS):
+        return None
+    first, _, rest = name.partition(".")
     try:
-        return copy.copy(configuration) is not configuration
+        items = configuration if isinstance(configuration, dict) else {}
+        value = items[first] if first in items else getattr(configuration, first)
+    except Exception:  # whatever its own code raises
+        return None
+    return _read(value, rest) if rest else value
+
+
+def _changed(configuration: object, name: str, value: object) -> object:
+    """A copy of a configuration that holds another value under a name; raises `TypeError` if it copies to itself."""
+    first, _, rest = name.partition(".")
+    made = copy.copy(configuration)
+    if made is configuration:
+        raise TypeError(f"{configuration!r} cannot be copied")
+    if rest:
+        value = _changed(_read(configuration, first), rest, value)
+    if isinstance(made, dict) and first in made:
+        dict.__setitem__(made, first, value)
+    if hasattr(made, "__dict__"):
+        vars(made)[first] = value  # an object may refuse to be changed, as frozen data classes do
+    return made
+
+
+def _can_be_changed(configuration: object, name: str) -> bool:
+    """Whether a copy can hold another value."""
+    other = object()
+    try:
+        return _read(_changed(configuration, name, other), name) is other
     except Exception:  # whatever its own code raises
         return False

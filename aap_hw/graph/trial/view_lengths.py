@@ -112,7 +112,7 @@ def _place_in(lengths: Sequence[int], shape: tuple[int, ...], dim: int) -> int |
 def _subscripts(code: ast.expr) -> Iterable[tuple[str, int | None]]:
     """Attributes of ``self`` of which a piece of code takes one element, and which."""
     for each in ast.walk(code):
-        if isinstance(each, ast.Subscript) and isinstance(each.value, ast.Attribute):
+        if isinstance(each, ast.Subscript) and isinstance(each.value, (ast.Attribute, ast.Subscript)):
             try:
                 place = ast.literal_eval(each.slice)
             except ValueError:
