@@ -44,6 +44,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "isnan(x0)": lambda x: x.isnan().double(),
     "log(x0)": torch.log,
     "log1p(x0)": torch.log1p,
+    "div(x0,mul(x0,0))": lambda x: x / (x * 0),
+    "quotient(mul(x0,-0),0)": lambda x: x * -0.0 / 0,
+    "remainder(x0,0)": lambda x: x % 0.0,
     "softplus(x0,1,20)": F.softplus,
     "log_sigmoid(x0)": F.logsigmoid,
     "elu(x0,1,1,1)": F.elu,
@@ -77,11 +80,26 @@ def test_element_wise_kernels_keep_nan_and_infinity() -> None:
         assert_same(called(kernel, function, [seen.reshape(function.arguments[0].shape)]), expected, name)
 
 
+class NumberForNan(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x != x, 0.5, x)
+
+
+class NanForNumber(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x == x, 0.5, x)
+
+
 @pytest.mark.parametrize(
     ("function", "text"),
-    [(nn.Threshold(0.1, 0.2), "where(le(x,0.1),0.2,x)"), (nn.Hardshrink(0.7), "where(le(abs(x),0.7),0,x)")],
+    [
+        (nn.Threshold(0.1, 0.2), "where(le(x,0.1),0.2,x)"),
+        (nn.Hardshrink(0.7), "where(le(abs(x),0.7),0,x)"),
+        (NumberForNan(), "where(isnan(x),0.5,x)"),
+        (NanForNumber(), "where(logical_not(isnan(x)),0.5,x)"),
+    ],
 )
-def test_what_a_limit_replaces_is_not_nan(function: nn.Module, text: str) -> None:
+def test_what_a_comparison_replaces_is_not_nan(function: nn.Module, text: str) -> None:
     network = partition(ChannelGraph.trace(nn.Sequential(nn.Linear(3, 4), function).eval(), (torch.randn(2, 3),)))
     assert [kernel.key.epilogue for kernel in network.kernels] == [("bias", text)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,11 +24,19 @@ def _is_true(x: Any) -> Any:
     return x != number(0.0)
 
 
+def _exact(x: Any) -> Any:
+    """A number as it is, but 0 as bits: TVM takes a product with it for 0, of NaN too, and refuses to divide by it."""
+    if not isinstance(x, tirx.FloatImm) or x.value:
+        return x
+    below = tirx.reinterpret(FLOAT32, tirx.const(-(2**31), "int32"))  # -0, as TVM has no code for the bits of 0
+    return below if math.copysign(1, x.value) < 0 else below * number(-1.0)
+
+
 def _in_double(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A function of two numbers in float64, which tells quotients that are nearly whole from whole ones."""
 
     def apply(x: Any, y: Any) -> Any:
-        wide = [tirx.Cast("float64", each) for each in (x, y)]
+        wide = [tirx.Cast("float64", _exact(each)) for each in (x, y)]
         return tirx.Cast(FLOAT32, let(wide[0], lambda x: let(wide[1], lambda y: function(x, y))))
 
     return apply
@@ -63,10 +72,10 @@ CODE: dict[str, Callable[..., Any]] = {
     "isnan": lambda x: _truth(tirx.isnan(x)),
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
-    "mul": lambda x, y: x * y,
-    "div": lambda x, y: x / y,
+    "mul": lambda x, y: x * _exact(y),
+    "div": lambda x, y: x / _exact(y),
     # Of a number, too, where a product with its reciprocal would be another: 41 / 41 is 1.
-    "quotient": lambda x, y: x / y,
+    "quotient": lambda x, y: x / _exact(y),
     "floor_divide": _in_double(lambda x, y: tirx.floor(x / y)),
     "trunc_divide": _in_double(lambda x, y: tirx.trunc(x / y)),
     "remainder": _in_double(lambda x, y: x - tirx.floor(x / y) * y),

@@ -272,6 +272,10 @@ def simplified(expression: Expression) -> Expression:
             return simplified(Term("relu6", (value,)))
         case "maximum", value, 0.0:
             return simplified(Term("relu", (value,)))
+        case "ne", one, other if one == other:  # which TVM takes for false
+            return Term("isnan", (one,))
+        case "eq", one, other if one == other:
+            return Term("logical_not", (Term("isnan", (one,)),))
         case "relu", Term("relu" | "relu6") as value:
             return value
         case "relu6", Term("relu6") as value:
