@@ -1,4 +1,4 @@
-"""What is spelt out in an exported program before it is walked: einsums, and pieces of parameters that are joined.
+"""What is spelt out in an exported program before it is walked: einsums, cosines, pieces of joined parameters.
 
 Cuts are compared with the program of the uncut network, and that with the network itself.
 """
@@ -65,6 +65,30 @@ class Pool(nn.Module):
             q_proj_weight=self.q.weight, k_proj_weight=self.k.weight, v_proj_weight=self.v.weight,
         )  # fmt: skip
         return self.head(attended)
+
+
+class Cosines(nn.Module):
+    """Of features and prototypes, each of which has an axis of the other's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.features, self.prototypes = nn.Linear(3, 12), nn.Linear(12, 8), nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.cosine_similarity(self.features(self.stem(x).relu())[:, None], self.prototypes[None], dim=-1)
+
+
+def test_cosines_are_of_the_channels_that_stay() -> None:
+    torch.manual_seed(0)
+    model, x, kept = Cosines().eval(), torch.randn(2, 3), [0, 2, 3, 7]
+    graph = ChannelGraph.trace(model, (x,))
+    assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": 12, "features": 8}
+    smaller = checked_cut(graph, model, {"features": kept}, x)
+    with torch.no_grad():
+        features = model.features(model.stem(x).relu())[:, kept]
+        expected = F.cosine_similarity(features[:, None], model.prototypes[:, kept], dim=-1)
+        assert (smaller(x) - expected).abs().max() < 1e-6
+    assert partition(graph).slow_path == ""
 
 
 def test_einsums_of_any_form_are_products_of_two_tensors() -> None:

@@ -27,9 +27,9 @@ from aap_hw.errors import UserError
 from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
 from aap_hw.graph.program.assignments import spell_out_assignments
 from aap_hw.graph.program.calling import Names, arguments, called
+from aap_hw.graph.program.composites import spell_out_composites
 from aap_hw.graph.program.einsums import spell_out_einsums
 from aap_hw.graph.program.expansions import leave_out_expansions
-from aap_hw.graph.program.gates import spell_out_gates
 from aap_hw.graph.program.inlining import inline_regions
 from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.joins import leave_out_joins
@@ -92,7 +92,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     leave_out_joins(program)
     leave_out_expansions(program)
     spell_out_einsums(program)
-    spell_out_gates(program)
+    spell_out_composites(program)
     spell_out_unpooling(program)
     spell_out_assignments(program)
     return program
