@@ -18,7 +18,7 @@ class Progress:
     total : how many this run has to measure, as far as it knows; grows where measured points show that those
         between them are needed too.
     kept : how many were there before this run.
-    seconds_left : how long the rest may take; None as long as nothing has been measured.
+    seconds_left : how long the rest may take; None as long as too little has been measured to tell.
     """
 
     what: str
@@ -29,6 +29,9 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+
+# Whole batches are compiled before the first of their points is timed, so the first few points seem far too slow.
+ENOUGH_TO_TELL, ENOUGH_SHARE = 32, 0.1
 
 
 @dataclass
@@ -53,5 +56,6 @@ class Clock:
     def count(self, total: int, number: int = 1) -> None:
         """Report that ``number`` more of a ``total`` are measured."""
         self._measured += number
-        left = (time.monotonic() - self._began) / self._measured * (total - self._measured)
+        enough = self._measured >= min(ENOUGH_TO_TELL, ENOUGH_SHARE * total)
+        left = (time.monotonic() - self._began) / self._measured * (total - self._measured) if enough else None
         self.report(Progress(self.what, self._measured, total, self.kept, left))

@@ -86,6 +86,8 @@ def test_every_point_is_measured_and_stored(measured: tuple[Path, LatencyTable, 
     totals = [p.total for p in progress]
     assert totals == sorted(totals)
     assert (progress[-1].total, progress[-1].kept, progress[-1].seconds_left) == (POINTS, 0, 0)
+    # The first point waits for its batch to be compiled: nothing can be told from it.
+    assert [p.seconds_left is None for p in progress] == [p.measured < p.total / 10 for p in progress]
 
 
 def test_table_says_what_its_latencies_depend_on(measured: tuple[Path, LatencyTable, list[Progress]]) -> None:
