@@ -21,7 +21,6 @@ from aap_hw.compile.front.quantisation import Quantisation
 from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FLOAT32, FP32, HALF, INT8, INT8_HALF, NetworkPrecision
-from aap_hw.errors import UserError
 from aap_hw.graph import WidthExpr
 
 
@@ -178,15 +177,6 @@ class Network:
     scaled: Mapping[str, str] = field(default_factory=dict)
     quantisation: Quantisation | None = None
     in_half: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        # Kernels read what others make by its name alone: of two with one name, the wrong one would be read.
-        names = Counter([*(port.name for port in self.inputs), *(kernel.name for kernel in self.kernels)])
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise UserError(
-                f"two values of the compiled network would be called '{twice[0]}'; if an input of forward has that "
-                "name, rename it, or else please report the network"
-            )
 
     @property
     def precision(self) -> NetworkPrecision:

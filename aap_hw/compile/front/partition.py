@@ -8,6 +8,7 @@ every width plan. What rules can ask and do is in `making`. Nothing is compiled 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -115,7 +116,19 @@ class Split:
             else placement.name_of_copy(value := placement.held_by(output), "nchw", output).removeprefix(value)
             for output in self._outputs
         ]
-        return with_pitched_images(with_layout_changes(network, to_turn))
+        network = with_pitched_images(with_layout_changes(network, to_turn))
+        _require_unique_names(network)
+        return network
+
+
+def _require_unique_names(network: Network) -> None:
+    """Refuse a network of which two values have one name: kernels read what others make by its name alone."""
+    names = Counter([*(port.name for port in network.inputs), *(kernel.name for kernel in network.kernels)])
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UserError(
+            f"two values of the compiled network would be called '{twice[0]}'; if an input of forward has that name, "
+            "rename it, or else please report the network"
+        )
 
 
 def _visit(making: Partition, node: Node) -> None:
