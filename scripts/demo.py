@@ -114,6 +114,8 @@ def show(rows: list[dict[str, Any]], images: int) -> None:
         )
         grid.add_row(row["network"], *figures)
     PlainConsole().print(grid)
+    if rows[1]["latency_ms"] > rows[0]["latency_ms"]:
+        print("int8 is slower than float32 here, so the plan uses it little: docs/precision.md says where it pays off")
 
 
 def quick_profile(path: Path) -> Path:
