@@ -39,33 +39,6 @@ class TiedByProduct(Tied):
         return (x + self.gru(x)[0]) @ torch.transpose(self.table.weight.to(x.dtype), 0, 1)  # type: ignore[no-any-return]
 
 
-class Nearest(nn.Module):
-    """As in VQ-VAE: what is nearest in a table, by squares of rows and of what the table holds, and their products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before, self.table, self.after = nn.Linear(3, 9), nn.Embedding(7, 9), nn.Linear(9, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, table = self.before(x), self.table.weight
-        apart = rows.pow(2).sum(-1, keepdim=True) - 2 * rows @ table.t() + table.pow(2).sum(1)
-        return self.after(rows + (self.table(apart.argmin(-1)) - rows).detach())  # type: ignore[no-any-return]
-
-
-def test_columns_of_a_table_by_which_distances_are_measured_are_cut() -> None:
-    torch.manual_seed(0)
-    model, x = Nearest().double().eval(), torch.randn(20, 3, dtype=torch.float64)
-    graph = ChannelGraph.trace(model, (x,))
-    assert [group.name for group in graph.groups if group.frozen is None] == ["before"]
-    smaller = checked_cut(graph, model, {"before": [0, 2, 3, 7]}, x)
-    gone, whole = [1, 4, 5, 6, 8], copy.deepcopy(model)
-    with torch.no_grad():
-        whole.table.weight[:, gone] = 0
-        whole.before.weight[gone] = 0
-        whole.before.bias[gone] = 0
-        assert (smaller(x) - whole(x)).abs().max() <= 1e-12
-
-
 def test_columns_of_a_tied_table_are_cut_and_its_rows_are_not(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, ids = Tied().double().eval(), torch.randint(0, 20, (2, 6))

@@ -39,8 +39,8 @@ _SUMS = frozenset({"sum", "nansum"})
 def reduce(state: Labelling, call: Call) -> Result:
     """Channels along a reduced axis are mixed and frozen, but for sums, norms and spatial gates; others pass.
 
-    A sum reads them as a layer does whose weights are all one: it lacks the terms that are gone. One of what the code
-    makes for any input, such as a count of ones, would be another number.
+    A sum reads them as a layer does whose weights are all one: it lacks the terms that are gone. One that is the same
+    for every input, such as a count of ones, would be another number.
     """
     if call.get("other") is not None:  # the larger of two
         return pointwise(state, call)
@@ -61,8 +61,7 @@ def reduce(state: Labelling, call: Call) -> Result:
     if len(labels.dims) == 1 and labels.dims == reduced and is_of_gate(call):
         state.renormalise(labels, call, "is reduced for a spatial gate")
         return _each(call, [Labels.none(len(shape)) for shape in call.out_shapes])
-    varies = not state.is_constant(call.first) or state.is_of_parameters(call.first)
-    if is_within and call.name in _SUMS and varies:
+    if is_within and call.name in _SUMS and not state.is_constant(call.first):
         return Labels.none(len(call.out_shape))
     if reduced & labels.dims:
         state.freeze(labels, "is reduced together with other channels", call)
