@@ -105,14 +105,16 @@ def test_demo_and_its_report_go_through_without_a_warning(
     assert re.search(r"the budget of .* ms is (met|MISSED)", demo.stdout)
     checked = r"checked on \d+ samples: largest difference from (.+?) (\S+),.* the same class for (\S+) %"
     in_mixed, in_float32, in_int8 = re.findall(checked, demo.stdout)
-    assert (in_float32[0], in_mixed[0], in_int8[0]) == ("PyTorch", *2 * ("PyTorch's quantised network",))
+    summary = json.loads(Path("runs/demo/summary.json").read_text())
+    assert summary["precision"] == "mixed"
+    # A CPU on which int8 is slower may have all layers in float32.
+    of_mixed = "PyTorch" if summary["deployed_precision"] == "fp32" else "PyTorch's quantised network"
+    assert (in_float32[0], in_mixed[0], in_int8[0]) == ("PyTorch", of_mixed, "PyTorch's quantised network")
     assert float(in_float32[1]) <= 1e-4
     assert min(float(agreement) for *_, agreement in (in_mixed, in_float32, in_int8)) >= 99
     assert "bundle: runs/demo/bundle-x86" in demo.stdout
     parts = r"profile \d+ s, prune \d+ s, deploy \d+ s, compare \d+ s"
     assert re.search(rf"demo finished in .* minutes \({parts}\); figures in runs/demo/compared\.json", demo.stdout)
-    summary = json.loads(Path("runs/demo/summary.json").read_text())
-    assert summary["precision"] == "mixed"
     assert summary["budget_ms"] == pytest.approx(0.5 * summary["dense_ms"])
     manifest = json.loads(Path("runs/demo/bundle-x86/manifest.json").read_text())
     assert manifest["precision"] == summary["deployed_precision"]

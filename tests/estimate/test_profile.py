@@ -126,7 +126,7 @@ def test_command_estimates_and_says_what_that_is_worth(aap_hw: Callable[..., Any
     assert outcome.code == 0, outcome.err
     lines = outcome.err.splitlines()
     assert any(re.fullmatch(r"estimated \d+ of \d+ points", line) for line in lines)
-    assert any(re.search(r"; unpruned .* \d\.\d\d ms, estimated$", line) for line in lines)
+    assert any(re.search(r"; unpruned .* \d\.\d{3} ms, estimated$", line) for line in lines)
     assert any(line.startswith("estimated: ") for line in lines)
     assert lines[-1].endswith("--budget 60% --allow-estimated")
     figures = json.loads(outcome.out)
