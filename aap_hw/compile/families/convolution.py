@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,8 +31,9 @@ class ConvolutionShape:
     groups: int = 1
 
     @classmethod
+    @functools.cache
     def of(cls, key: KernelKey) -> ConvolutionShape:
-        """Read the sizes off a key."""
+        """Read the sizes off a key; plans ask for those of the same few keys at each of their widths."""
         rows, columns = axes_of(key)
         groups = int(key.attribute("groups", "1"))
         return cls(key.batch, rows, columns, key.attribute("layout") == "nchw", groups)

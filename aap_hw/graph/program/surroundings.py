@@ -66,7 +66,7 @@ def _restorers(model: nn.Module) -> list[Callable[[], None]]:
 
 def _opened(value: Any) -> tuple[list[Any], Callable[[], None] | None]:
     """What a value refers to, and what restores it if it can be changed."""
-    if isinstance(value, (torch.Tensor, np.ndarray, types.ModuleType, str, bytes)):
+    if isinstance(value, (torch.Tensor, np.ndarray, types.ModuleType, str, bytes, int, float, types.NoneType)):
         return [], None
     if isinstance(value, dict):
         content = dict(_plain(value).items(value))

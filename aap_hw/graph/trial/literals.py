@@ -9,6 +9,7 @@ that no attribute explains, as the code may have asked a tensor for it.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import math
 import re
@@ -198,8 +199,12 @@ def _splits(code: ast.AST) -> Iterable[ast.Call]:
             yield call
 
 
+@functools.cache
 def _names_in_class(kind: type[nn.Module]) -> list[str]:
-    """What the methods of a class read of ``self``: export records no frames between ``forward`` and PyTorch."""
+    """What the methods of a class read of ``self``: export records no frames between ``forward`` and PyTorch.
+
+    Python reads the class's whole file to find it, and it is asked for again for every number and trial.
+    """
     try:
         tree = with_self(ast.parse(textwrap.dedent(inspect.getsource(kind))))
     except (OSError, TypeError, SyntaxError):
