@@ -78,6 +78,34 @@ class Cosines(nn.Module):
         return F.cosine_similarity(self.features(self.stem(x).relu())[:, None], self.prototypes[None], dim=-1)
 
 
+class Peaks(nn.Module):
+    """Points found in a map that has lost its channel axis, and means of bins under one vector as weight."""
+
+    bins: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1)
+        self.register_buffer("bins", torch.linspace(0, 7, 8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(x)
+        means, heat = F.linear(x.permute(0, 2, 3, 1).softmax(-1), self.bins), self.head(x)[:, 0]
+        return means, heat * (heat == F.max_pool2d(heat, 3, 1, 1)), F.avg_pool2d(heat, 2)
+
+
+def test_what_lacks_an_axis_is_computed_as_what_has_it() -> None:
+    torch.manual_seed(0)
+    model, x = Peaks().eval(), torch.randn(2, 3, 8, 6)
+    program = export(model, (x,))
+    assert "linear" not in {Call(node).name for node in program.graph.nodes}
+    with torch.no_grad():
+        for actual, expected in zip(program.module()(x), model(x), strict=True):
+            assert actual.shape == expected.shape
+            assert (actual - expected).abs().max() < 1e-5
+    assert partition(ChannelGraph.trace(model, (x,))).slow_path == ""
+
+
 def test_cosines_are_of_the_channels_that_stay() -> None:
     torch.manual_seed(0)
     model, x, kept = Cosines().eval(), torch.randn(2, 3), [0, 2, 3, 7]

@@ -1,9 +1,10 @@
-"""Operators as what they are made of: gated linear units and cosine similarity.
+"""Operators as what they are made of: gated linear units, cosine similarity, and what lacks an axis.
 
 Each part has its own rules and kernels, where one operator would need all of them again. A gated linear unit is a half
 of an axis times the sigmoid of the other half. A cosine is the sum of products of what is divided by its norm: a linear
-layer where all is compared with the rows of a parameter. Left as they are: cosines along an axis that only one of the
-tensors has.
+layer where all is compared with the rows of a parameter. A linear layer whose weight is a vector is a product with it.
+Maps (N, H, W) are pooled as images of one channel. Left as they are: cosines along an axis that only one of the tensors
+has.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import operator
 from collections.abc import Collection
 from functools import partial
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -65,7 +67,28 @@ def _cosine_similarity(node: Node, parameters: Collection[str]) -> Node | None:
     return make(_ATEN.sum.dim_IntList, make(_ATEN.mul.Tensor, *map(unit, tensors)), [axis])
 
 
+def _linear_of_vector(node: Node, _: Collection[str]) -> Node | None:
+    call = Call(node)
+    if len(shape_of(call["weight"])) != 1:
+        return None
+    product = add_call(node, node, _ATEN.matmul.default, call["input"], call["weight"])
+    return product if call["bias"] is None else add_call(node, node, _ATEN.add.Tensor, product, call["bias"])
+
+
+def _pooled_maps(node: Node, _: Collection[str]) -> Node | None:
+    call = Call(node)
+    if len(shape_of(call["self"])) != 3:
+        return None
+    pool: Any = node.target
+    image = add_call(node, node, _ATEN.unsqueeze.default, call["self"], 1)
+    pooled = add_call(node, node, pool, image, *node.args[1:], **node.kwargs)
+    return add_call(node, node, _ATEN.squeeze.dim, pooled, 1)
+
+
 _SPELLINGS = {
     _ATEN.glu.default: _gated_linear_unit,
     _ATEN.cosine_similarity.default: _cosine_similarity,
+    _ATEN.linear.default: _linear_of_vector,
+    _ATEN.avg_pool2d.default: _pooled_maps,
+    _ATEN.max_pool2d.default: _pooled_maps,
 }
