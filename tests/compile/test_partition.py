@@ -124,7 +124,7 @@ SHORT = [
     (lambda m, x: F.relu(m.conv(x) * m.conv(x).mean((2, 3), keepdim=True)), None),
     (lambda m, x: F.max_pool2d(m.conv(x), 3, 2, ceil_mode=True), ["conv2d", "max_pool2d", "to_nchw"]),
     (lambda m, x: torch.cat([m.conv(x), x, F.relu(x)], 1), ["to_nhwc", "conv2d", "relu", "concat", "to_nchw"]),
-    (lambda m, x: m.conv(x).chunk(3, 1)[0] + m.conv(x).split([2, 1], 1)[1] * x[:, 2:], None),
+    (lambda m, x: m.conv(x).chunk(3, 1)[0] + torch.cat([m.conv(x), x], 1).split([2, 1, 3], 1)[1] * x[:, 2:], None),
 ]
 # Whose operators are tried in files of their own.
 SLOW = [

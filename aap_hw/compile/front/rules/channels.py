@@ -146,9 +146,11 @@ class Shuffle:
 
 def shuffle_at(partition: Partition, node: Node, image: Node) -> Shuffle | None:
     """The shuffle that begins with ``node``: (N, C, H, W) to (N, G, C/G, H, W), axes 1 and 2 exchanged, and back."""
-    before, split_shape = shape_of(image), shape_of(node)
     reshapes = ("view", "reshape", "flatten", "unflatten")
-    if Call(node).name not in reshapes or len(before) != 4 or len(split_shape) != 5:
+    if Call(node).name not in reshapes:
+        return None
+    before, split_shape = shape_of(image), shape_of(node)
+    if len(before) != 4 or len(split_shape) != 5:
         return None
     groups = split_shape[1]
     if split_shape != (before[0], groups, before[1] // groups, *before[2:]):
