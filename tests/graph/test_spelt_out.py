@@ -78,6 +78,21 @@ class Cosines(nn.Module):
         return F.cosine_similarity(self.features(self.stem(x).relu())[:, None], self.prototypes[None], dim=-1)
 
 
+class CrossCovariance(nn.Module):
+    """Attention of channels to channels, with a temperature for each head, as XCiT, EdgeNeXt and Restormer have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.head = nn.Linear(3, 12), nn.Linear(12, 36), nn.Linear(12, 4)
+        self.temperature = nn.Parameter(torch.rand(2, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 2, x.shape[2] // 2).permute(2, 0, 3, 4, 1)
+        weights = ((F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT) * self.temperature).softmax(-1)
+        return self.head(x + (weights @ v).permute(0, 3, 1, 2).flatten(2))
+
+
 class Peaks(nn.Module):
     """Points found in a map that has lost its channel axis, and means of bins under one vector as weight."""
 
@@ -104,6 +119,19 @@ def test_what_lacks_an_axis_is_computed_as_what_has_it() -> None:
             assert actual.shape == expected.shape
             assert (actual - expected).abs().max() < 1e-5
     assert partition(ChannelGraph.trace(model, (x,))).slow_path == ""
+
+
+def test_temperatures_leave_attention_one_kernel_whose_widths_follow() -> None:
+    torch.manual_seed(0)
+    model, x = CrossCovariance().eval(), torch.randn(1, 5, 3)
+    with torch.no_grad():
+        assert (export(model, (x,)).module()(x) - model(x)).abs().max() < 1e-6
+    graph = ChannelGraph.trace(model, (x,))
+    network = partition(graph)
+    assert [kernel.key.op for kernel in network.kernels if kernel.key.op in ("attention", "matmul")] == ["attention"]
+    assert not network.fixed
+    assert network.slow_path == ""
+    checked_cut(graph, model, {group.name: range(4) for group in graph.groups if group.frozen is None}, x)
 
 
 def test_cosines_are_of_the_channels_that_stay() -> None:

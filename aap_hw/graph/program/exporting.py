@@ -35,6 +35,7 @@ from aap_hw.graph.program.inputs import Tensors
 from aap_hw.graph.program.joins import leave_out_joins
 from aap_hw.graph.program.outputs import plain
 from aap_hw.graph.program.slices import name_modules_of_slices
+from aap_hw.graph.program.temperatures import move_temperatures
 from aap_hw.graph.program.tracer import exported, helped
 from aap_hw.graph.program.unpooling import spell_out_unpooling
 
@@ -93,6 +94,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
     leave_out_expansions(program)
     spell_out_einsums(program)
     spell_out_composites(program)
+    move_temperatures(program)
     spell_out_unpooling(program)
     spell_out_assignments(program)
     return program
