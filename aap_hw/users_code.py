@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
@@ -76,13 +76,15 @@ def told(what: str, advice: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def loaded(place: str, what: str) -> Iterator[ModuleType]:
+def loaded(place: str, what: str, words: Iterable[str] = ()) -> Iterator[ModuleType]:
     """Run a file (``DIR/FILE.py``) or import a module (``PACKAGE.MODULE``), which may import others in the block, too.
 
     Parameters
     ----------
     what
         The beginning of the sentence if that fails, as of `told`.
+    words
+        What may have been meant instead of a module, if there is none of this name.
 
     Raises
     ------
@@ -91,7 +93,12 @@ def loaded(place: str, what: str) -> Iterator[ModuleType]:
     file = Path(place).absolute() if place.endswith(".py") else None
     with _importable([Path.cwd()] if file is None else _folders_of(file), place if file is None else str(file)):
         with told(what):
-            module = importlib.import_module(place) if file is None else _run(file)
+            try:
+                module = importlib.import_module(place) if file is None else _run(file)
+            except ModuleNotFoundError as error:
+                if error.name == place and (near := closest(place, words)):
+                    raise UserError(f"{what}: there is no module of that name{near}") from error
+                raise
         yield module
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import math
+import sys
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jsonschema
 
+from aap_hw.compile.keys.address import Address
 from aap_hw.compile.keys.key import KernelKey
 from aap_hw.compile.keys.precision import FP32, NetworkPrecision
 from aap_hw.errors import UserError
@@ -36,7 +37,7 @@ def load_table(path: Path) -> LatencyTable:
     UserError : the file is missing, is not JSON, or does not follow the schema.
     """
     try:
-        document = json.loads(read_text(path, "latency table"), parse_constant=_refuse)
+        document = json.loads(read_text(path, "latency table"), parse_constant=_refuse, object_pairs_hook=_once_each)
     except json.JSONDecodeError as problem:
         raise _damaged(path, f"is damaged or cut short ({problem.msg} at line {problem.lineno})") from problem
     except (ValueError, RecursionError) as problem:
@@ -114,6 +115,8 @@ def _from_document(document: dict[str, Any], path: Path) -> LatencyTable:
             point = LatencyPoint(tuple(widths), latency_us, spread_us, samples)
             _finite(point.latency_us, text, path)
             _finite(point.spread_us, text, path)
+            if Address(key, point.widths) in table:
+                raise _damaged(path, f"has two points of the widths {point.widths} in '{text}'")
             table.add(key, point)
     for entry in document["slowdowns"]:
         line = {name: _finite(entry[name], "slowdowns", path) for name in ("alone_us", "measured_us", "tilt")}
@@ -151,7 +154,7 @@ def _by_network(item: tuple[NetworkName, Slowdown]) -> tuple[str, tuple[tuple[in
 
 
 def _finite(value: float, key: str, path: Path) -> float:
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:
         raise _damaged(path, f"has a latency that is not a number in '{key}'")
     return float(value)
 
@@ -162,6 +165,15 @@ def _damaged(path: Path, fault: str) -> UserError:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which no name stands twice, as where two tables were joined by hand; Python would take the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return made
 
 
 def _indented(value: dict[str, Any]) -> str:

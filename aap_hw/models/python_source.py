@@ -58,7 +58,7 @@ def of_module(module: str, factory: str) -> Source:
     text = f"{module}:{factory}"
 
     def make() -> nn.Module:
-        with loaded(module, f"cannot import {module} for the model {text}") as imported:
+        with loaded(module, f"cannot import {module} for the model {text}", ("torchvision", "timm")) as imported:
             return _made(text, factory, imported)
 
     if not all(part.isidentifier() for part in module.split(".")):

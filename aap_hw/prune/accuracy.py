@@ -77,7 +77,7 @@ def prune_within(
     journal = journal or Journal()
     dense = baseline(task, settings, journal, drop=drop)
     accuracy_dense = dense_accuracy(task, dense, journal)
-    wanted = accuracy_dense - drop
+    wanted = max(0.0, accuracy_dense - drop)
     known = {**begun(task, dense, {}, settings), "accuracy_wanted": wanted}
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
     first_step = FIRST_STEP[settings.allocator]
@@ -140,8 +140,8 @@ def prune_within(
             break
     if best is None:
         raise UserError(
-            f"none of {len(history)} rounds kept an accuracy of {wanted:.2f} % (unpruned: {accuracy_dense:.2f} %); "
-            "allow a larger drop, or train longer with --epochs"
+            f"none of {len(history)} rounds kept an accuracy of {wanted:.2f} % (unpruned: {accuracy_dense:.2f} %"
+            f"{_reached(history)}); allow a larger drop, or train longer with --epochs"
         )
     state, last = best
     record = {"rounds": history, "budgets": {}, "max_accuracy_drop": drop, "score": settings.scored_by}
@@ -190,6 +190,12 @@ def _plan(
     for _ in range(found["harder"]):
         controller = controller.harder()
     return None if found["plan"] is None else Plan.from_json(found["plan"]), controller
+
+
+def _reached(history: list[dict[str, Any]]) -> str:
+    """What the best of some rounds came to, which is nothing where no round found something to cut."""
+    best = max((figures["accuracy"] for figures in history if figures["accuracy"] is not None), default=None)
+    return "" if best is None else f", best round: {best:.2f} %"
 
 
 def _latency(figures: dict[str, Any]) -> float:

@@ -83,7 +83,7 @@ def prune(
     known = begun(task, dense, wanted, settings)
     least_accuracy = -math.inf
     if max_drop is not None and accuracy_dense is not None:
-        known["accuracy_wanted"] = least_accuracy = accuracy_dense - max_drop
+        known["accuracy_wanted"] = least_accuracy = max(0.0, accuracy_dense - max_drop)
     on_event(Event("start", {**known, "accuracy": accuracy_dense}))
     rounds = (settings.rounds or ROUNDS) if task.retrain else 1
     history: list[dict[str, Any]] = []

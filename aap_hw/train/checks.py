@@ -51,7 +51,8 @@ def one_number_each(labels: npt.NDArray[Any]) -> str:
         return f"{advice}, such as labels.argmax(1) of one-hot ones"
     if labels.dtype.kind in "US":
         return f"{advice}, such as numpy.unique(labels, return_inverse=True)[1] of names"
-    return f"{advice}, such as labels.astype('int64')" if labels.dtype.kind in "fb" else advice
+    are_whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and np.array_equal(labels, labels.round()))
+    return f"{advice}, such as labels.astype('int64')" if are_whole else advice
 
 
 def _to_bytes(images: npt.NDArray[Any]) -> str:

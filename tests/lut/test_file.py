@@ -129,6 +129,8 @@ POINT = ("kernels", "*", "points", 1)
         (set_at(*POINT, 2), float("inf")),
         (set_at(*POINT, 2), -1.0),
         (set_at(*POINT, 2), 0),
+        (set_at(*POINT, 2), 10**400),
+        (set_at(*POINT), [8, 8, 3.0, 0.1, 20]),  # the widths of the point before it
         (set_at(*POINT, 2), "3"),
         (set_at(*POINT, 3), -0.1),
         (set_at(*POINT, 3), float("nan")),
@@ -186,6 +188,21 @@ def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(str(path))):
+        load_table(path)
+
+
+@pytest.mark.parametrize("device", ['"x"', "{}"])
+def test_a_device_that_says_nothing_is_what_is_named(table: LatencyTable, tmp_path: Path, device: str) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**json.loads(dump_table(table)), "device": json.loads(device)}))
+    with pytest.raises(UserError, match=r"not valid at \$\.device: "):
+        load_table(path)
+
+
+def test_a_name_that_stands_twice_is_refused(table: LatencyTable, tmp_path: Path) -> None:
+    path, text = tmp_path / "table.json", dump_table(table)
+    path.write_text(text.replace(' "kernels": {', ' "kernels": {}, "kernels": {', 1))
+    with pytest.raises(UserError, match=r"is damaged \('kernels' stands there twice\)"):
         load_table(path)
 
 

@@ -142,6 +142,7 @@ WRONG = {
     "net.py:quits": "net.py:quits failed: SystemExit: 3",
     "net.py:wants_more": "net.py:wants_more failed: TypeError: .*'width'; it is called without arguments",
     "no_such_module:make": "cannot import no_such_module .*No module named 'no_such_module'",
+    "tim:resnet18": "cannot import tim for .* there is no module of that name; did you mean 'timm'",
     "torch.nn:Nothing": "there is no 'Nothing' in torch.nn",
     "wrong.py:make": r"cannot run wrong.py for the model: SyntaxError: .*wrong.py, line 1\)",
     "exits.py:make": "cannot run exits.py for the model: SystemExit: usage",

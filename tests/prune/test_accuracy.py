@@ -139,7 +139,9 @@ def test_papers_threshold_grows_by_its_step_and_is_halved_after_a_failure(traine
 
 def test_no_round_that_keeps_the_accuracy_is_said_with_what_to_do(trained_to: Script) -> None:
     trained_to([90.0, 91.0, 92.0, 93.0])
-    with pytest.raises(UserError, match=r"none of 4 rounds kept an accuracy of 94\.50 % .* allow a larger drop"):
+    with pytest.raises(
+        UserError, match=r"4 rounds kept an accuracy of 94\.50 % .*best round: 93\.00 %\); allow a larger"
+    ):
         run(0.5)
 
 
@@ -163,11 +165,12 @@ def test_accuracy_cannot_be_kept_without_training() -> None:
         prune_within(task(retrain=False), 0.5, SETTINGS)
 
 
-def test_events_tell_the_story_in_order(trained_to: Script) -> None:
+def test_events_tell_the_story_in_order_and_no_accuracy_below_zero_is_to_be_kept(trained_to: Script) -> None:
     trained_to([94.9, 94.8])
     events: list[Event] = []
-    prune_within(task(), 0.5, replace(SETTINGS, rounds=2), events.append)
+    prune_within(task(), 99.5, replace(SETTINGS, rounds=2), events.append)
     assert [event.name for event in events] == ["start", "cut", "round", "cut", "round"]
+    assert events[0].figures["accuracy_wanted"] == 0.0
 
 
 def test_a_plan_that_changes_only_precisions_is_a_step_of_its_own() -> None:

@@ -156,7 +156,7 @@ def _made(module: str, function: str, inputs: Inputs) -> LabelledImages | ArrayS
 
     text, shapes = f"{module}:{function}", tuple(one.shape for one in inputs.each)
     given = shapes[0] if len(shapes) == 1 else shapes
-    with loaded(module, f"cannot import {module} for the images") as code:
+    with loaded(module, f"cannot import {module} for the images", KINDS) as code:
         make = named_in(code, function, module)
         with told(f"{text} gives no images", f"it is called with {given}"):
             images = make(given)

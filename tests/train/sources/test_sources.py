@@ -97,7 +97,8 @@ LABELS = np.arange(6) % 3
     [
         ({"train_labels": np.array([{}] * 6)}, "made of Python objects, .*; give an .npz file of plain arrays"),
         ({"train_images": np.array([None] * 6)}, "train_images of .* is made of Python objects"),
-        ({"train_labels": np.linspace(0, 1, 6)}, r"train_labels of .* is float64.*such as labels\.astype"),
+        ({"train_labels": LABELS * 1.0}, r"train_labels of .* is float64.*such as labels\.astype"),
+        ({"train_labels": LABELS + 0.5}, r"train_labels of .* is float64.*; give one whole number an image$"),
         (
             {"test_labels": np.eye(3, dtype=int)[LABELS]},
             r"test_labels of .* shape \(6, 3\); .* such as labels\.argmax\(1\)",
@@ -170,6 +171,8 @@ def test_a_function_of_the_users_is_called_with_the_input_shape(tmp_path, monkey
         ImageSource("my_images:lost").load((3, 4, 4))
     with pytest.raises(UserError, match="cannot import no_images for the images: ModuleNotFoundError"):
         ImageSource("no_images:make").load((3, 4, 4))
+    with pytest.raises(UserError, match="no module of that name; did you mean 'imagefolder'"):
+        ImageSource("imagfolder:photos").load((3, 4, 4))
     assert sys.path == before, "what is imported later would be looked for there, too"
 
 
