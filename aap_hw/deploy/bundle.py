@@ -7,11 +7,13 @@ A folder's other files are left alone, and so is a folder that has files of thes
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,7 +28,7 @@ from aap_hw.compile.library.build import cubin_beside
 from aap_hw.deploy.requirements import Requirements
 from aap_hw.deploy.runners.run import SCHEMA_VERSION, rows_of
 from aap_hw.errors import UserError
-from aap_hw.files import make_folder, require_writable_folder, write_atomic
+from aap_hw.files import make_folder, remove_temporaries, require_writable_folder, write_atomic
 from aap_hw.models.weights import WeightsFile
 
 RUNNERS = ("run.py", "run.cc")
@@ -88,6 +90,35 @@ def require_bundle_folder(folder: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have a folder, which is made if it is missing, to oneself while a bundle for it is on its way.
+
+    Raises
+    ------
+    UserError : another process has it, or it cannot be made.
+    """
+    is_new = not folder.exists()
+    make_folder(folder)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            is_new = False
+            raise UserError(
+                f"another process is deploying to {folder}; wait for it, or choose another folder with --out"
+            ) from problem
+        except OSError:
+            pass  # some network file systems lock no folders
+        yield
+    finally:
+        os.close(lock)
+        if is_new:
+            with contextlib.suppress(OSError):  # mostly there is a bundle in it by now
+                folder.rmdir()
+
+
 def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     """Write a bundle; an older one in the same folder is replaced, never mixed with.
 
@@ -108,6 +139,8 @@ def write_bundle(folder: Path, library: Path, bundle: Bundle) -> None:
     }
     manifest = _manifest(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     make_folder(folder)
+    if (folder / UNFINISHED).exists():
+        remove_temporaries(folder)
     write_atomic(folder / UNFINISHED, "aap-hw has not finished writing this bundle; deploy to this folder again\n")
     try:
         # Without its manifest the folder is no bundle: that is the state that a crash may leave behind.

@@ -18,6 +18,7 @@ from aap_hw.compile.keys.precision import NetworkPrecision
 from aap_hw.compile.keys.target import DeviceTarget
 from aap_hw.compile.library.linking import command_of
 from aap_hw.compile.library.lowering import compile_network
+from aap_hw.deploy.bundle import claimed
 from aap_hw.deploy.deployable import Deployable
 from aap_hw.deploy.form import Form
 from aap_hw.deploy.reference import by_output
@@ -153,7 +154,7 @@ def _deployed(boards: Boards, load: Callable[[bool], Deployable]) -> Deployment:
     is_real = description.provenance == MEASURED
     deployable = load(is_real)
     forms = {DEPLOYED: deployable.form, **({UNPRUNED: deployable.dense} if deployable.dense is not None else {})}
-    with scratch_folder("deploy") as scratch:
+    with claimed(deployable.folder), scratch_folder("deploy") as scratch:
         files = {name: scratch / f"{name}.so" for name in forms}
         compiled = {name: _compile(form, deployable, boards.target, files[name]) for name, form in forms.items()}
         outputs, loads = _run_and_time(files, deployable, boards, is_real)
@@ -228,7 +229,7 @@ def _bundled(profile: DeviceProfile, load: Callable[[], Deployable]) -> Path:
     deployable = load()
     device = DeviceDescription.of(profile, target, cpu="").as_json()
     del device["provenance"]  # only a device that was there is known to be real
-    with scratch_folder("deploy") as scratch:
+    with claimed(deployable.folder), scratch_folder("deploy") as scratch:
         library = scratch / f"{DEPLOYED}.so"
         _compile(deployable.form, deployable, target, library)
         deployable.write(library, target, device, None)

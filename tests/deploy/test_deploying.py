@@ -26,6 +26,7 @@ from aap_hw import api
 from aap_hw.compile.front.network import Network
 from aap_hw.compile.library.lowering import compile_network
 from aap_hw.deploy import deployable, deploying
+from aap_hw.deploy.bundle import claimed
 from aap_hw.deploy.deploying import Deployment, bundle_model_unseen, bundle_unseen, deploy
 from aap_hw.deploy.reference import FEW
 from aap_hw.device import load_profile
@@ -352,6 +353,7 @@ def test_older_bundle_is_replaced_as_a_whole_or_no_longer_one(tmp_path: Path, mo
     assert not (folder / "manifest.json").exists()
     assert (folder / "unfinished-bundle").exists()
     monkeypatch.undo()
+    (folder / ".aap-hw-0123.tmp").write_bytes(b"half of a file, of a process that was killed")
     (folder / "kernels.cubin").write_bytes(b"of a GPU that is deployed to no longer")
     make_bundle(folder)
     whole = contents(folder)
@@ -385,6 +387,19 @@ def test_folder_that_is_no_bundle_keeps_its_files(
     with pytest.raises(UserError, match=sentence):
         bundle_model_unseen(ORIGIN, load_profile("x86"), few_images(), tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_a_folder_that_another_process_deploys_to_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploying, "compile_network", None)
+    folder = tmp_path / "new" / "bundle"
+    with claimed(folder), pytest.raises(UserError, match=f"another process is deploying to {folder}; wait for it"):
+        bundle_unseen(RunFolder(finished), load_profile("x86"), few_images(), folder)
+    assert not folder.exists(), "nothing came of it"
+    with claimed(folder):
+        (folder / "manifest.json").touch()
+    assert folder.exists()
 
 
 def test_bundle_that_does_not_fit_is_one_sentence_and_no_bundle(mounted: Callable[[str], Path]) -> None:
