@@ -130,7 +130,8 @@ def _notes(stories: Sequence[Story]) -> list[str]:
             notes.append(f"{name}the run trained nothing: there is no accuracy to show.")
     if len({(story.summary["device"], story.table.device["cpu"]) for story in stories}) > 1:
         notes.append("These runs are of different devices: their latencies are no comparison of the networks.")
-    return notes
+    # With several runs, a note begins with the name of one.
+    return [f"{note[0].upper()}{note[1:]}" for note in notes] if len(stories) == 1 else notes
 
 
 def _footer(stories: Sequence[Story]) -> list[str]:

@@ -290,6 +290,12 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "passed as": (
         manifest_with(lambda m: m["inputs"][0].update(passed_as="int4")), r"is damaged \(at inputs"
     ),
+    "no name": (manifest_with(lambda m: m["outputs"][0].update(name=["logits"])), r"is damaged \(at (outputs|name)"),
+    "no threads": (manifest_with(lambda m: m["requires"].pop("threads")), r"is damaged \(.*threads"),
+    "a folder": (
+        lambda bundle: ((bundle / "reference_inputs.npy").unlink(), (bundle / "reference_inputs.npy").mkdir()),
+        r"cannot read .*reference_inputs\.npy.*; copy the bundle again",
+    ),
     "tolerance of none": (manifest_with(lambda m: m["outputs"][0].update(tolerance=0)), r"is damaged \(at .*outputs"),
     "no shape": (manifest_with(lambda m: m["outputs"][0].pop("shape")), r"manifest\.json is damaged \(.*shape"),
     "no tolerance": (manifest_with(lambda m: m["outputs"][0].pop("tolerance")), r"is damaged \(.*tolerance"),

@@ -46,7 +46,11 @@ struct Refused : std::runtime_error {
 std::string ReadFile(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw Refused("cannot read " + path + "; copy the bundle again");
-  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  try {
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  } catch (const std::exception&) {  // the disk is damaged, or this is a folder
+    throw Refused("cannot read " + path + "; copy the bundle again");
+  }
 }
 
 // SHA-256 as 64 hexadecimal digits (FIPS 180-4).

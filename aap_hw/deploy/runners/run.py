@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except OSError as problem:
         raise Refused(f"cannot read {path} ({problem.strerror}); is {folder} a bundle?") from problem
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise Refused(f"{path} is damaged or cut short; copy the bundle again") from problem
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
@@ -105,7 +105,8 @@ def check_tensors(manifest: dict[str, Any]) -> None:
         sizes = [extent for tensor in tensors for extent in tensor["shape"]]
         if not tensors or any(not isinstance(extent, int) or extent < 1 for extent in sizes):
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
-        if len({str(tensor["name"]) for tensor in tensors}) < len(tensors):
+        names = {tensor["name"] for tensor in tensors if isinstance(tensor["name"], str)}
+        if len(names) < len(tensors):
             raise Refused(f"manifest.json is damaged (at {kind}); copy the bundle again")
     are_known = all(each["dtype"] in TYPES and each["passed_as"] in PASSED_AS for each in inputs)
     if not are_known or not all(output["tolerance"] > 0 and output["decides"] in (True, False) for output in outputs):
@@ -128,6 +129,8 @@ def check_machine(folder: Path, requires: dict[str, Any]) -> None:
     for machine in (requires["machine"], machine_of(folder / "model.so")):
         if machine != here:
             raise Refused(f"the bundle is for {machine} and this program runs on {here}; deploy for this machine")
+    if not isinstance(requires["threads"], int):
+        raise Refused("manifest.json is damaged (at threads); copy the bundle again")
     present = cpu_features(here)
     lacking = [feature for feature in requires["cpu_features"] if present is not None and feature not in present]
     if lacking:
