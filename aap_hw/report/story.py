@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from aap_hw.compile.keys.precision import FP32
 from aap_hw.device.description import MEASURED
 from aap_hw.errors import UserError
@@ -22,12 +24,36 @@ from aap_hw.inputs import Inputs
 from aap_hw.lut.file import load_table
 from aap_hw.lut.predicting import KernelLatency
 from aap_hw.lut.table import LatencyTable, NetworkName
+from aap_hw.policy import RESOURCES
 from aap_hw.prune.events import read_events
 from aap_hw.prune.job import TABLE
 from aap_hw.prune.journal import read_journal
 from aap_hw.prune.planning import Plan
 from aap_hw.prune.run import resume_command
 from aap_hw.prune.sentences import quantity
+
+_KNOWN, _MAY_BE_UNKNOWN = {"type": "number", "minimum": 0}, {"type": ["number", "null"]}
+_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
+_IN_EVERY_SUMMARY = {
+    **dict.fromkeys(("model", "device", "provenance"), _TEXT),
+    **dict.fromkeys(("dense_is_measured", "retrained"), _FLAG),
+    **dict.fromkeys(("dense_ms", "params_dense", "params_pruned", "macs_dense", "macs_pruned", "round"), _KNOWN),
+    **dict.fromkeys(("predicted_ms", "accuracy_dense", "accuracy_pruned"), _MAY_BE_UNKNOWN),
+}
+# What a report takes from a run's summary.
+_SUMMARY = {
+    "type": "object",
+    "required": ["input", *_IN_EVERY_SUMMARY],
+    "properties": {
+        **_IN_EVERY_SUMMARY,
+        **dict.fromkeys(("pruned_ms", "budget_ms", "accuracy_wanted", "bytes_dense", "bytes_pruned"), _MAY_BE_UNKNOWN),
+        **dict.fromkeys(("memory_dense", "memory_pruned", "dense_float_ms"), _MAY_BE_UNKNOWN),
+        "input": {"type": ["array", "string"]},
+        "budgets": {"type": "object", "additionalProperties": _KNOWN, "propertyNames": {"enum": [*RESOURCES]}},
+    },
+}
+
+_VALIDATOR = jsonschema.Draft202012Validator(_SUMMARY)
 
 
 @dataclass(frozen=True)
@@ -204,6 +230,11 @@ def read_story(folder: Path) -> Story:
     try:
         record = json.loads(read_text(folder / "run.json", "run"))["record"]
         summary = json.loads(read_text(folder / "summary.json", "summary"))
+        if (fault := jsonschema.exceptions.best_match(_VALIDATOR.iter_errors(summary))) is not None:
+            raise UserError(
+                f"{folder}/summary.json is not valid at {fault.json_path} ({fault.message[:200]}); restore it, or run "
+                "'aap-hw prune' again"
+            )
         story = Story(
             folder,
             summary,
