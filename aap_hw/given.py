@@ -81,9 +81,14 @@ def to_profile(
 
 
 def source_of(data: str | ImageSource | None) -> ImageSource | None:
-    """Where images come from, if any are given."""
+    """Where images come from, if any are given. Raises UserError if it is neither a text nor a source."""
     from aap_hw.train.sources import ImageSource
 
+    if data is not None and not isinstance(data, str | ImageSource):
+        raise UserError(
+            f"images are given by a text, such as 'imagefolder:photos', or an aap_hw.ImageSource, and not by a "
+            f"{type(data).__name__}"
+        )
     return ImageSource(data) if isinstance(data, str) else data
 
 
@@ -126,7 +131,7 @@ def origin_of(
     model: object,
     input_shape: Given | None,
     example: str | None = None,
-    weights: str | None = None,
+    weights: StrPath | None = None,
     classes: int | None = None,
     source: ImageSource | None = None,
     *,
@@ -157,7 +162,7 @@ def origin_of(
     return Origin.of(model, inputs, given, classes, may_be_quantised=may_be_quantised)
 
 
-def weights_of(text: str | None, model: str, classes: int | None = None) -> str | WeightsFile | None:
+def weights_of(weights: StrPath | None, model: str, classes: int | None = None) -> str | WeightsFile | None:
     """The weights that ``--weights`` names: ``embedded``, ``none``, a checkpoint's path, or a name of published ones.
 
     A file goes before a name that it looks like; a folder does not. Published weights are fetched.
@@ -171,8 +176,9 @@ def weights_of(text: str | None, model: str, classes: int | None = None) -> str 
     from aap_hw.models.source import find
     from aap_hw.models.weights import WeightsFile
 
-    if text is None or text == "none":
+    if weights is None or weights == "none":
         return None
+    text = os.fspath(weights)
     if text == "embedded":
         return text
     path = Path(text)
@@ -231,7 +237,7 @@ def to_deploy(
     *,
     input_shape: Given | None,
     example: str | None,
-    weights: str | None,
+    weights: StrPath | None,
     classes: int | None,
     data: str | ImageSource | None,
     precision: str | None,

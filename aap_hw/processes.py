@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from aap_hw.errors import UserError
 
@@ -26,6 +28,8 @@ class CannotStart(UserError):  # noqa: N818 - what the machine cannot do
 def ctrl_c_blocked() -> Iterator[None]:
     """Start processes that Ctrl-C does not interrupt, although it reaches the whole process group.
 
+    Nor do they run the caller's script again, which would begin all of its work anew.
+
     This process decides what becomes of their work: it is interrupted itself when the block ends.
 
     Raises
@@ -38,7 +42,8 @@ def ctrl_c_blocked() -> Iterator[None]:
     handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if is_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _main_left_out():
+            yield
     except (EOFError, ConnectionError) as problem:  # the one to fork from ends if it cannot
         raise CannotStart(
             "another process cannot be started, most likely for want of memory or because this user has too many; "
@@ -50,3 +55,14 @@ def ctrl_c_blocked() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if pressed:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Start processes as if the main program had no file, which multiprocessing would run again in each."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program

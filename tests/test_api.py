@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,10 +33,19 @@ def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_is_there_and_in_the_documentation() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text("utf-8")
     for name in package.__all__:
         assert getattr(package, name) is not None
+        assert name == "__version__" or re.search(rf"\b{name}\b", page), name
     assert set(package.__all__) <= set(dir(package))
+
+
+def test_a_value_of_another_type_is_refused_or_taken_for_its_text(tmp_path: Path) -> None:
+    with pytest.raises(package.UserError, match="and not by a PosixPath"):
+        package.plan("resnet20", "x86", "50%", data=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(package.UserError, match=f"there are no weights '{tmp_path}/none.pt'"):
+        package.plan("resnet20", "x86", "50%", weights=tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize("name", ["prune", "deploy", "report"])

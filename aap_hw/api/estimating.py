@@ -26,7 +26,7 @@ def estimate_profile(
     *,
     input_shape: Given | None = None,
     example: str | None = None,
-    weights: str | None = None,
+    weights: StrPath | None = None,
     classes: int | None = None,
     out: StrPath | None = None,
     attention_cuts: AttentionCuts = "widths",

@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
 
     input_shape: Given | None
     example: str | None
-    weights: str | None
+    weights: StrPath | None
     classes: int | None
     out: StrPath | None
     workers: int | None

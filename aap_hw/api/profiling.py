@@ -69,7 +69,7 @@ def profile(
     connect: str | None = None,
     input_shape: Given | None = None,
     example: str | None = None,
-    weights: str | None = None,
+    weights: StrPath | None = None,
     classes: int | None = None,
     out: StrPath | None = None,
     workers: int | None = None,

@@ -37,7 +37,7 @@ def prune(
     data: str | ImageSource | None = None,
     download: bool = False,
     train: bool = True,
-    weights: str | None = None,
+    weights: StrPath | None = None,
     classes: int | None = None,
     settings: PruneSettings | None = None,
     allow_emulated: bool = False,

@@ -102,8 +102,25 @@ class PruneSettings:
     qat: bool = False
 
     def __post_init__(self) -> None:
+        flags = {"depth": self.depth, "qat": self.qat, "renormalised": self.renormalised}
         require(
             "prune settings",
+            # Of a text each letter would be a pattern, and each word is true.
+            *(
+                (not isinstance(patterns, str), f"{name} is {patterns!r}; give a tuple of patterns: ({patterns!r},)")
+                for name, patterns in (("only", self.only), ("skip", self.skip))
+            ),
+            *(
+                (
+                    value in (True, False) or (name == "renormalised" and value is None),
+                    f"{name} is {value!r}; give True or False",
+                )
+                for name, value in flags.items()
+            ),
+            (
+                isinstance(self.training, TrainSettings),
+                f"training is {self.training!r}; give aap_hw.TrainSettings(...)",
+            ),
             (self.rounds is None or self.rounds >= 1, f"rounds is {self.rounds}; give at least 1"),
             (
                 self.calibration_images is None or self.calibration_images >= 1,
