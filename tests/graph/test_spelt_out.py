@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,6 +48,17 @@ class Letters(nn.Module):
         q, k, v = parts.unbind(0)
         scores = torch.einsum("...id,...jd->...ij", q, k) / math.sqrt(q.shape[-1])
         return self.head(torch.einsum("...ij,...jd->...id", scores.softmax(-1), v).transpose(1, 2).flatten(2))
+
+
+class Halves(Letters):
+    """Queries and keys have half of the factor each, as in Whisper and in diffusion models."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.packed(self.stem(x))
+        q, k, v = x.reshape(*x.shape[:2], 2, x.shape[2] // 6, 3).permute(4, 0, 2, 1, 3).unbind(0)
+        scale = q.shape[-1] ** -0.25
+        weights = ((q * scale) @ (k * scale).mT).softmax(-1)
+        return self.head((weights @ v).transpose(1, 2).flatten(2))
 
 
 class Pool(nn.Module):
@@ -162,9 +174,10 @@ def test_einsums_of_any_form_are_products_of_two_tensors() -> None:
     assert partition(graph).slow_path == ""
 
 
-def test_attention_in_letters_makes_up_for_the_root_of_its_width() -> None:
+@pytest.mark.parametrize("attention", [Letters, Halves])
+def test_attention_makes_up_for_the_root_of_its_width(attention: type[Letters]) -> None:
     torch.manual_seed(0)
-    model, x = Letters().eval(), torch.randn(2, 5, 3)
+    model, x = attention().eval(), torch.randn(2, 5, 3)
     graph = ChannelGraph.trace(model, (x,))
     assert {group.name: group.width for group in graph.groups if group.frozen is None} == {"stem": 8, "packed": 6}
     assert graph.has_factors

@@ -3,14 +3,15 @@
 The code may pass the number as a tensor: ``weights / torch.full([], q.shape[-1] ** 0.5)``, as that of GPT-2 does.
 It changes with the width of queries and keys as PyTorch's own does, and is made up for in the same way; see `scaling`.
 That a number is such a root shows when a trial cut changes it. Only the largest products may be divided, or their mean,
-as YOLO-World does: of products that are twice as large, so is that.
+as YOLO-World does: of products that are twice as large, so is that. Queries and keys may have half of the factor each:
+``(q * s ** -0.25) @ (k * s ** -0.25).mT``, as Whisper and the networks of diffusion models do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import Node
 
@@ -43,16 +44,28 @@ class Root:
         Where queries and keys meet.
     ids
         Atoms along the axis that is summed over.
+    is_half
+        Whether queries and keys have half of the factor each, which is the root of the root then.
     """
 
     node: Node
     divides: bool
     product: Node
     ids: IntArray
+    is_half: bool = False
 
     @staticmethod
     def at(labelling: Labelling, node: Node) -> Root | None:
         """What a node may be by its place."""
+        if (root := Root._alone_at(labelling, node)) is None:
+            return None
+        equal = [each for each in labelling.labels if each.op == "call_function" and each.args[1:] == node.args[1:]]
+        others = [other for each in equal if each is not node and (other := Root._alone_at(labelling, each))]
+        shared = [other for other in others if other.product is root.product and other.divides == root.divides]
+        return replace(root, is_half=len(shared) == 1)
+
+    @staticmethod
+    def _alone_at(labelling: Labelling, node: Node) -> Root | None:
         number = node.args[1] if len(node.args) == 2 else None
         user = next(iter(node.users)) if is_number(node) else node
         if Call(user).name not in ("mul", "div") or not isinstance(number, (int, float)):
@@ -70,7 +83,7 @@ class Root:
         old_number, number = self.node.args[1], new.args[1]
         if not width.terms or not isinstance(old_number, (int, float)) or not isinstance(number, (int, float)):
             return False
-        ratio = math.sqrt(width.at(widths) / self.ids.size)
+        ratio = (width.at(widths) / self.ids.size) ** (0.25 if self.is_half else 0.5)
         return math.isclose(number, old_number * (ratio if self.divides else 1 / ratio), rel_tol=1e-9)
 
 
@@ -91,7 +104,8 @@ def take_up(labelling: Labelling, root: Root) -> bool:
         else:
             return False
     for each, taken in rows.items():
-        labelling.rescaled(each.product, taken, each.ids)
+        if not each.is_half or each.product not in labelling.roots.values():  # one of two halves makes up for both
+            labelling.rescaled(each.product, taken, each.ids)
         labelling.roots[each.node] = each.product
     return True
 
