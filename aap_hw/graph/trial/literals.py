@@ -85,7 +85,8 @@ def attributes_behind(literal: Literal, model: nn.Module, grouping: Grouping) ->
     for path in modules_around(literal.node):
         if (module := _module_at(model, path)) is None:
             continue
-        for names in [*_names_around(literal.node), _names_in_class(type(module)), enclosed(module)]:
+        in_class = _names_in_class(type(module))  # type: ignore[arg-type] # mypy takes no class for hashable
+        for names in [*_names_around(literal.node), in_class, enclosed(module)]:
             values = {name: value_of(module, name) for name in names}
             found = [_counting(path, name, value, known, numbers) for name, value in values.items()]
             if any(found):
