@@ -244,3 +244,21 @@ def test_what_is_added_to_rows_stays_rows_where_the_sum_is_turned_to_an_image(tm
         "layer_norm", "conv2d", "conv2d", "to_nchw"
     ]  # fmt: skip
     assert_compiled_equals_pytorch(Residual(), image, tmp_path)
+
+
+def test_an_input_that_the_code_turns_itself_is_read_in_the_order_of_the_code(tmp_path: Path) -> None:
+    """As many rows, columns and channels, so that no shape tells the two orders apart."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.turned, self.line = nn.Conv2d(6, 4, 3), nn.Conv2d(6, 4, 3), nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.permute(0, 2, 3, 1)
+            padded, both = F.pad(y, (0, 0, 0, 0, 2, 2)), torch.cat([y, y], 1)
+            of_layers = self.first(x), self.turned(y), self.line(y.flatten(2).unsqueeze(1))
+            return torch.cat([each.flatten(1) for each in (*of_layers, padded, both)], 1)
+
+    assert_compiled_equals_pytorch(Turned(), torch.randn(1, 6, 6, 6), tmp_path)

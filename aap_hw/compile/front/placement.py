@@ -73,6 +73,12 @@ class Placement:
         """Whether a value is vectors (N, ..., C) that lie one behind the other, as an image's pixels do."""
         return len(shape_of(node)) > 2 and not self._partition.is_parameter(node) and not self.is_image(node)
 
+    def is_in_turned_input(self, node: Node) -> bool:
+        """Whether a value in PyTorch's order lies in an input image that is channels last, not as it came."""
+        name = self.held_by(node)
+        turned = (image for image in self._images if image.name == name and name in self._partition.inputs)
+        return not self.is_image(node) and any(map(_has_two_orders, turned))
+
     def is_moved(self, node: Node) -> bool:
         """Whether a value is only moved, and nothing of it was copied yet."""
         return node in self._moved
@@ -105,6 +111,9 @@ class Placement:
         name = self.value_as_it_lies(node, reader)
         if self.is_image(node) or not _has_two_orders(node):
             return name
+        if self.is_in_turned_input(node):  # which `to_nhwc` would read as it came
+            moved = Moved(self.view_of(node, reader), node)
+            return self._copied(node, moved, self.name_of_copy(node.name, "nhwc", node), image_order(node))
         turned = self.name_of_copy(name, "nhwc", node)
         if not self._partition.has_kernel(turned):
             shape, width = shape_of(node), self._partition.graph.width_of(node.name)

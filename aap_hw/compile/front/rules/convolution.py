@@ -37,6 +37,7 @@ def convolution(partition: Partition, node: Node) -> None:
     is_depthwise = 1 < groups == shape_of(image)[1]
     kernel, dilation = two(shape_of(weight)[2:], 1, axes), two(call["dilation"], 1, axes)
     read = padded_by(partition, node, sides_of(call["padding"], kernel, dilation, axes))
+    is_as_it_came = read.value in partition.inputs and not partition.placement.is_in_turned_input(read.image)
     weighted(
         partition,
         node,
@@ -46,7 +47,7 @@ def convolution(partition: Partition, node: Node) -> None:
         kernel=kernel,
         stride=two(call["stride"], 1, axes),
         dilation=dilation,
-        layout="nchw" if axes == 2 and read.value in partition.inputs else "",
+        layout="nchw" if axes == 2 and is_as_it_came else "",
         **padding_of(read.sides),
     )
 
