@@ -50,8 +50,19 @@ class Letters(nn.Module):
         return self.head(torch.einsum("...ij,...jd->...id", scores.softmax(-1), v).transpose(1, 2).flatten(2))
 
 
+class Converting(nn.Linear):
+    """Reads its weights in the type of what it gets, as Whisper's layers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.type_as(x))
+
+
 class Halves(Letters):
     """Queries and keys have half of the factor each, as in Whisper and in diffusion models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = Converting(8, 36)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.packed(self.stem(x))

@@ -28,6 +28,7 @@ from aap_hw.foreign import DETAILS, is_raised_by_user, own_line, reason
 from aap_hw.graph.program.assignments import spell_out_assignments
 from aap_hw.graph.program.calling import Names, arguments, called
 from aap_hw.graph.program.composites import spell_out_composites
+from aap_hw.graph.program.conversions import leave_out_conversions
 from aap_hw.graph.program.einsums import spell_out_einsums
 from aap_hw.graph.program.expansions import leave_out_expansions
 from aap_hw.graph.program.inlining import inline_regions
@@ -90,6 +91,7 @@ def _program(model: nn.Module, inputs: Tensors, names: Names) -> ExportedProgram
         returned.remove()
     inline_regions(program)
     name_modules_of_slices(program, model)
+    leave_out_conversions(program)
     leave_out_joins(program)
     leave_out_expansions(program)
     spell_out_einsums(program)
