@@ -147,8 +147,8 @@ def test_demo_and_its_report_go_through_without_a_warning(
     assert json.loads(Path("bundle/manifest.json").read_text())["latency"]["measured"] is None
     exported = aap_hw("export", "runs/demo", "--onnx", "net.onnx")
     assert (exported.code, exported.err) == (0, "")
-    and_in_int8 = "" if of_mixed == "PyTorch" else r", and its int8 kernels give the same class for \S+ %"
+    ends = "" if of_mixed == "PyTorch" else r", and its int8 kernels give the same class for \S+ %"
     assert re.fullmatch(
-        rf"net\.onnx: \d\.\d MB, opset \d+; ONNX Runtime differs from {of_mixed} by at most \S+ on 8 samples{and_in_int8}\n",
+        rf"net\.onnx: \d\.\d MB, opset \d+; ONNX Runtime differs from {of_mixed} by at most \S+ on 8 samples{ends}\n",
         exported.out,
     )
