@@ -74,7 +74,7 @@ class Placement:
         return len(shape_of(node)) > 2 and not self._partition.is_parameter(node) and not self.is_image(node)
 
     def is_in_turned_input(self, node: Node) -> bool:
-        """Whether a value in PyTorch's order lies in an input image that is channels last, not as it came."""
+        """Whether a value in PyTorch's order is in memory what an input image is once it is channels last."""
         name = self.held_by(node)
         turned = (image for image in self._images if image.name == name and name in self._partition.inputs)
         return not self.is_image(node) and any(map(_has_two_orders, turned))

@@ -12,7 +12,7 @@ from torch.fx import Node
 from aap_hw.graph.program.call import Call, is_tensor
 
 _CONVERSIONS = frozenset({"to", "type_as"})
-_LOOKS = "_assert_tensor_metadata"  # which export puts before a conversion
+_CHECK = "_assert_tensor_metadata"  # which export puts before a conversion
 
 
 def leave_out_conversions(program: ExportedProgram) -> None:
@@ -25,8 +25,8 @@ def leave_out_conversions(program: ExportedProgram) -> None:
         if node.op != "call_function" or not node.args or node.args[0] not in weights or not _changes_nothing(node):
             continue
         source = Call(node).first
-        for looks in [each for each in source.users if each.op == "call_function" and Call(each).name == _LOOKS]:
-            graph.erase_node(looks)
+        for check in [each for each in source.users if each.op == "call_function" and Call(each).name == _CHECK]:
+            graph.erase_node(check)
         node.replace_all_uses_with(source)
         graph.erase_node(node)
         is_changed = True
